@@ -1,0 +1,45 @@
+# Everything a newcomer or CI runs. `make` alone lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check tools bench lock proto clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 18
+
+$(READY): pyproject.toml .ci/lock.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Headgate needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 64; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/lock.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## 20 seconds: a predictor, the gate in front, and a load that rises past capacity
+	$(BIN)/headgate demo
+
+test: check ## everything: lint, types, layers, unit, socket, fault and contract tests
+
+check: $(READY) tools
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m tests.contract.install
+	$(BIN)/pytest -q
+
+tools: ## install the programs that tests and benchmarks drive (Debian; needs root)
+	@bash .ci/tools test
+
+bench: $(READY) ## CPU per request, latency and memory beside HAProxy and Envoy: JSON and a table
+	@bash .ci/tools bench
+	$(BIN)/python -m tests.bench
+
+lock: ## resolve the newest allowed versions into .ci/lock.txt
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet --disable-pip-version-check '.[dev]'
+	build/lock/bin/pip freeze --exclude headgate > .ci/lock.txt
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

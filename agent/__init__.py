@@ -1,0 +1,3 @@
+"""Headgate's sidecar: the gate at the head of an inference queue."""
+
+__version__ = "0.1.0"

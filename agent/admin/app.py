@@ -1,0 +1,88 @@
+"""The admin port's pages: /metrics /healthz /readyz /wait-for-drain /debug/state. GET only."""
+
+import socket
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from agent import __version__
+from agent.admin.exposition import Exposition
+from agent.errors import Outcome
+from agent.net.drain import Stage
+
+if TYPE_CHECKING:
+    from agent.net.server import Server
+
+
+class Admin:
+    """Serves the admin pages of one server."""
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(Exposition(server))
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/wait-for-drain", self._wait_for_drain)
+        app.router.add_get("/debug/state", self._state)
+        # handler_cancellation: a kubelet that gives up on /wait-for-drain leaves no coroutine behind.
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+
+    async def start(self, sock: socket.socket) -> None:
+        """Serve on a socket that listens already."""
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock).start()
+
+    async def stop(self) -> None:
+        """Answer what is being asked, then close."""
+        await self._runner.cleanup()
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        stage = self._server.drain.stage
+        return web.Response(text=f"{stage}\n", status=200 if stage is Stage.SERVING else 503)
+
+    async def _wait_for_drain(self, _: web.Request) -> web.Response:
+        # A preStop hook can only GET, so asking is what starts the drain, as with Knative's queue-proxy.
+        self._server.drain.begin()
+        await self._server.drain.wait()
+        return web.Response(text="drained\n")
+
+    async def _state(self, _: web.Request) -> web.Response:
+        return web.json_response(state(self._server))
+
+
+def state(server: "Server") -> dict[str, object]:
+    """What /debug/state shows."""
+    admission = server.admission
+    return {
+        "version": __version__,
+        "state": server.drain.stage.value,
+        "inflight": admission.inflight,
+        "queued": admission.queued,
+        "queued_bytes": admission.queued_bytes,
+        "limit": admission.limit,
+        "queue_limit": admission.queue_limit,
+        "active": server.gate.active,
+        "models": {
+            usage.name: {"inflight": usage.inflight, "queued": usage.queued, "limit": admission.model_limit(usage.name)}
+            for usage in server.usages.rows(monotonic())
+        },
+        "outcomes": {outcome.label: server.counters.outcomes[outcome] for outcome in Outcome},
+        "connections": {
+            "client": len(server.connections),
+            "upstream": sum(len(pool.connections) for pool in server.pools),
+            "upstream_idle": sum(len(pool.idle) for pool in server.pools),
+        },
+    }

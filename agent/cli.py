@@ -1,0 +1,94 @@
+"""The command `headgate`. Each sub-command imports only what it needs: start-up time counts when a pod starts."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import NoReturn
+
+from agent import __version__
+from agent.errors import SettingsError
+from agent.settings import Settings, knobs, resolve
+
+# sysexits.h EX_USAGE, which linkerd2-proxy uses for bad settings too.
+EX_USAGE = 64
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse exits with 2, which supervisors know as a crash; usage errors are 64 here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EX_USAGE, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code."""
+    parser = _Parser(prog="headgate", description="The gate at the head of every inference queue.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="run the gate in front of a predictor", allow_abbrev=False))
+    demo = commands.add_parser(
+        "demo", help="20 seconds: a predictor, the gate, and a load that rises past capacity", allow_abbrev=False
+    )
+    commands.add_parser("version", help="print the version")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["demo"]:
+        from agent.demo import main as demo_main  # noqa: PLC0415
+
+        demo_main.add_arguments(demo)
+        return demo_main.run(parser.parse_args(arguments))
+    parsed, unknown = parser.parse_known_args(arguments)
+    if parsed.command == "version":
+        print(__version__)
+        return 0
+    return _serve(parsed, unknown)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    for knob in knobs():
+        default = "" if knob.default in {None, ""} else f" (default {knob.default})"
+        text = f"{knob.help}{default} [{knob.env}]".replace("%", "%%")
+        if knob.form:
+            parser.add_argument(knob.flag, dest=knob.name, action="append", metavar=knob.form, help=text)
+        else:
+            parser.add_argument(knob.flag, dest=knob.name, action="append_const", const="true", help=text)
+    parser.add_argument("--check-config", action="store_true", help="validate, print the effective settings and exit")
+
+
+def _serve(parsed: argparse.Namespace, unknown: Sequence[str]) -> int:
+    problems = [f"unknown argument {argument!r} (headgate serve --help lists all)" for argument in unknown]
+    flags = {knob.name: getattr(parsed, knob.name) or () for knob in knobs()}
+    try:
+        settings = resolve(flags, os.environ)
+    except SettingsError as error:
+        problems += error.problems
+    if problems:
+        print(f"headgate serve: {len(problems)} problem{'s' * (len(problems) > 1)} with the settings:", file=sys.stderr)
+        for problem in problems:
+            print(f"  {problem}", file=sys.stderr)
+        return EX_USAGE
+    if parsed.check_config:
+        _print(settings)
+        return 0
+    return _run(settings)
+
+
+def _print(settings: Settings) -> None:
+    import json  # noqa: PLC0415
+
+    values = asdict(settings)
+    values["routes"] = [f"{route.listen}={route.upstream}" for route in settings.routes]
+    values["admin"] = str(settings.admin)
+    values["model_limits"] = dict(settings.model_limits)
+    print(json.dumps(values, indent=2))
+
+
+def _run(settings: Settings) -> int:
+    import uvloop  # noqa: PLC0415
+
+    from agent import logs  # noqa: PLC0415
+    from agent.net.server import serve  # noqa: PLC0415
+
+    logs.setup(settings.log_level)
+    return uvloop.run(serve(settings))

@@ -1,0 +1,179 @@
+"""What both kinds of connections share: gathered writes, bounded reads, back-pressure, a guard around callbacks.
+
+Reads go into a buffer that the whole process shares, so an idle connection costs no buffer, and a connection whose
+request is not yet admitted takes at most `SMALL_READ` bytes a read: a thousand queued uploads cannot fill the memory
+between two callbacks.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from typing import cast
+
+# Before admission: head and small bodies. After it: as much as a socket buffer gives, for fewer system calls a
+# megabyte.
+SMALL_READ = 16 * 1024
+LARGE_READ = 256 * 1024
+# Above this many unsent bytes the other side is paused; Envoy's default for a connection is 1 MiB, HAProxy's 16 KiB.
+HIGH_WATER = 256 * 1024
+
+# Why reading is paused; each reason is set and cleared on its own.
+PAUSE_QUEUED, PAUSE_PEER, PAUSE_PIPELINE = 1, 2, 4
+PAUSE_ALL = PAUSE_QUEUED | PAUSE_PEER | PAUSE_PIPELINE
+
+
+class Shared:
+    """Process-wide buffers and the connections with bytes to flush.
+
+    One thread uses them, within one callback at a time.
+    """
+
+    __slots__ = ("dirty", "large", "report", "small")
+
+    def __init__(self, report: Callable[[BaseException], None]) -> None:
+        self.large = memoryview(bytearray(LARGE_READ))
+        self.small = self.large[:SMALL_READ]
+        self.dirty: list[Connection] = []
+        self.report = report
+
+    def flush(self) -> None:
+        """Hand what this turn produced to the transports: one write a connection, however many pieces there are."""
+        # Flushing can pause or resume peers, which may write again; the list may grow while it is walked.
+        for connection in self.dirty:
+            connection.flush()
+        self.dirty.clear()
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A transport with gathered writes. Subclasses implement `received`, `ended`, `lost` and `writable`."""
+
+    __slots__ = ("_out", "_paused", "_shared", "_transport", "_view", "congested")
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._view = shared.small
+        self._out: list[bytes] = []
+        self._paused = 0
+        self._transport: asyncio.Transport | None = None
+        self.congested = False
+
+    # What a subclass does about it
+
+    def received(self, data: memoryview) -> None:
+        """Bytes have arrived; `data` is valid during the call only."""
+        raise NotImplementedError
+
+    def ended(self) -> bool:
+        """The peer has sent all it will. Returns whether to keep the connection open for writing."""
+        raise NotImplementedError
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection is gone. Called once."""
+        raise NotImplementedError
+
+    def writable(self, *, ready: bool) -> None:
+        """The write buffer filled up (`ready` false) or drained."""
+        raise NotImplementedError
+
+    # What a subclass and its peers call
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes for the flush at the end of this turn."""
+        if not self._out:
+            self._shared.dirty.append(self)
+        self._out.append(data)
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        out = self._out
+        if not out:
+            return
+        self._out = []
+        transport = self._transport
+        if transport is not None:
+            if len(out) == 1:
+                transport.write(out[0])
+            else:
+                transport.writelines(out)
+
+    def expect_bulk(self, *, bulk: bool) -> None:
+        """Choose the size of reads: large once bytes can be passed on at once."""
+        self._view = self._shared.large if bulk else self._shared.small
+
+    def pause(self, reason: int) -> None:
+        """Stop reading for a reason."""
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._paused |= reason
+
+    def resume(self, reason: int) -> None:
+        """Withdraw a reason; reading goes on when none is left."""
+        if self._paused & reason:
+            self._paused &= ~reason
+            if not self._paused and self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Send what is queued, then close."""
+        self.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection so that the peer cannot take what it has for complete: RST, not FIN."""
+        transport = self._transport
+        self._out.clear()
+        if transport is None or transport.is_closing():
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            # Without it the kernel ends the stream with FIN, which means "complete" to a body that lasts until the end.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A cast, not isinstance: uvloop's transports are none of asyncio's classes.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        return self._view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        try:
+            self.received(self._view[:nbytes])
+        except Exception as error:
+            self._shared.report(error)
+            self.abort()
+        self._shared.flush()
+
+    def eof_received(self) -> bool:
+        keep = False
+        try:
+            keep = self.ended()
+        except Exception as error:
+            self._shared.report(error)
+            self.abort()
+        self._shared.flush()
+        return keep
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._out.clear()
+        try:
+            self.lost(exc)
+        except Exception as error:
+            self._shared.report(error)
+        self._shared.flush()
+
+    def pause_writing(self) -> None:
+        self.congested = True
+        self.writable(ready=False)
+
+    def resume_writing(self) -> None:
+        self.congested = False
+        self.writable(ready=True)
+        self._shared.flush()

@@ -1,0 +1,307 @@
+"""A client's HTTP/1.1 connection: requests in, replies out, in order, until one of them ends the connection."""
+
+import asyncio
+from enum import IntEnum
+from time import monotonic
+
+from agent.errors import Fault, Outcome
+from agent.net import replies
+from agent.net.connection import PAUSE_ALL, PAUSE_PIPELINE, Connection
+from agent.net.exchange import Exchange
+from agent.net.gate import Gate
+from agent.net.upstream import Pool
+from agent.wire.head import Fields, Head, RequestHead, ResponseHead
+from agent.wire.http1 import Http1, Limits, Role, State
+from agent.wire.sniff import Protocol, detect
+
+READY = State.READY
+HTTP1, MORE = Protocol.HTTP1, Protocol.MORE
+
+# Bytes of a refused request's body that are worth reading to keep the connection; beyond, a new connection is cheaper.
+MAX_DRAIN = 256 * 1024
+# Pipelined bytes kept while a reply is under way; more stay in the socket.
+MAX_HELD = 64 * 1024
+# Seconds to go on reading after an early reply, so that the client reads it before our close resets the connection
+# (RFC 9112 section 9.6).
+LINGER_S = 2.0
+
+# SETTINGS, then GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 section 7): this port speaks HTTP/1.1 alone.
+_HTTP2_REFUSAL = b"\0\0\0\4\0\0\0\0\0" + b"\0\0\10\7\0\0\0\0\0" + b"\0\0\0\0" + b"\0\0\0\15"
+
+
+class Phase(IntEnum):
+    """What the connection waits for, and so which time-out applies."""
+
+    IDLE = 0  # a request, or the rest of its head
+    BUSY = 1  # the exchange, or the rest of a request that has been answered
+    LINGERING = 2  # the client's end, after an early reply
+
+
+IDLE, BUSY, LINGERING = Phase
+
+
+class Downstream(Connection):
+    """One client connection. Sink of the server-side machine and the `Downstream` of its current exchange.
+
+    `since` is when the current phase began, in seconds of the monotonic clock; `head_since` when a head began, 0.0 if
+    none has.
+    """
+
+    __slots__ = (
+        "_chunk_out",
+        "_close_after",
+        "_connections",
+        "_exchange",
+        "_gate",
+        "_head",
+        "_machine",
+        "_pool",
+        "_sniffed",
+        "head_since",
+        "peer",
+        "phase",
+        "protocol",
+        "since",
+    )
+
+    def __init__(self, gate: Gate, pool: Pool, limits: Limits, connections: "set[Downstream]") -> None:
+        super().__init__(gate.shared)
+        self._gate = gate
+        self._pool = pool
+        self._connections = connections
+        self._machine = Http1(Role.SERVER, self, limits)
+        self._sniffed: bytes | None = b""
+        self._exchange: Exchange | None = None
+        self._head: RequestHead
+        self._close_after = False
+        self._chunk_out = False
+        self.phase = IDLE
+        self.since = 0.0
+        self.head_since = 0.0
+        self.peer = ""
+        self.protocol = "http"
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The exchange under way."""
+        return self._exchange
+
+    # Connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if len(self._connections) >= self._gate.max_connections:
+            self._machine.stop()
+            transport.close()
+            return
+        self._connections.add(self)
+        self.since = monotonic()
+        peer = transport.get_extra_info("peername")
+        self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) >= 2 else "unix"
+
+    def received(self, data: memoryview) -> None:
+        if self._sniffed is not None:
+            data = self._sniff(data)
+        self._machine.feed(data)
+        if self.phase is IDLE:
+            if not self._machine.in_head:
+                self.head_since = 0.0
+            elif not self.head_since:
+                self.head_since = monotonic()
+        elif len(self._machine.held) > MAX_HELD:
+            self.pause(PAUSE_PIPELINE)
+
+    def ended(self) -> bool:
+        exchange = self._exchange
+        if exchange is None:
+            self._machine.eof()
+            return False
+        if self._machine.state is READY and exchange.runs:
+            # A client that shuts its sending side after a complete request may still read. One that waits in the queue
+            # is taken for gone, since leaving looks the same and is what happens in practice (DECISIONS 6).
+            self._close_after = True
+            return True
+        return False
+
+    def lost(self, error: Exception | None) -> None:
+        self._connections.discard(self)
+        self._machine.stop()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.on_client_gone()
+
+    def writable(self, *, ready: bool) -> None:
+        if self._exchange is not None:
+            self._exchange.on_client_writable(ready=ready)
+
+    def abort(self) -> None:
+        self._exchange = None
+        self._machine.stop()
+        super().abort()
+
+    # Time-outs and drain
+
+    def expire_head(self) -> None:
+        """The rest of the head is overdue."""
+        self._reply_to_fault(Fault(Outcome.HEAD_TIMEOUT, ""))
+        self._gate.shared.flush()
+
+    def close_if_idle(self) -> None:
+        """End the connection unless a request is under way or on its way."""
+        if self.phase is IDLE and not self.head_since:
+            self.close()
+
+    # Sink of the machine
+
+    def on_head(self, head: Head, end: bool) -> None:
+        assert isinstance(head, RequestHead)
+        self.phase = BUSY
+        self.head_since = 0.0
+        self._head = head
+        self._close_after = self._gate.closing or not head.minor or not head.keep_alive
+        exchange = self._exchange = Exchange(self._gate, self._pool, self, head)
+        exchange.begin(uploaded=end)
+
+    def on_interim(self, head: ResponseHead) -> None:
+        raise AssertionError("a server's machine has no interim responses")
+
+    def on_body(self, data: memoryview, end: bool) -> None:
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.on_request_body(data, end)
+            if end:
+                self._view = self._shared.small
+        elif end:
+            self._next()
+
+    def on_trailers(self, fields: Fields) -> None:
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.on_request_trailers(fields)
+            self._view = self._shared.small
+        else:
+            self._next()
+
+    def on_fault(self, fault: Fault) -> None:
+        exchange = self._exchange
+        if exchange is not None:
+            self._close_after = True
+            exchange.refuse(fault.outcome, fault.detail)
+        elif self.phase is LINGERING or self.phase is BUSY:
+            self.close()  # what is wrong comes after the reply
+        else:
+            self._reply_to_fault(fault)
+
+    # Downstream of an exchange
+
+    def send_continue(self) -> None:
+        """Let the client send the body it announced."""
+        self.write(replies.CONTINUE)
+
+    def send_interim(self, head: ResponseHead) -> None:
+        """Pass on a 1xx answer; HTTP/1.0 knows none."""
+        if self._head.minor:
+            self.write(head.serialize(chunked=False, close=False))
+
+    def send_head(self, head: ResponseHead) -> None:
+        """Begin the reply, framed as the client can read it."""
+        bodyless = self._head.method == b"HEAD" or head.status in {204, 304}
+        chunked = head.chunked and bool(self._head.minor)
+        # Without a length or chunks only the end of the connection ends the body. And a request that is not all here
+        # yet would have to be read to its end first.
+        if self._machine.state is not READY or not (bodyless or chunked or head.length is not None) or self._gate.closing:
+            self._close_after = True
+        self._chunk_out = chunked and not bodyless
+        self.write(head.serialize(chunked=chunked, close=self._close_after))
+
+    def send_body(self, data: bytes) -> None:
+        """Send a piece of the reply's body, not empty."""
+        if self._chunk_out:
+            self.write(b"%x\r\n" % len(data))
+            self.write(data)
+            self.write(b"\r\n")
+        else:
+            self.write(data)
+
+    def send_end(self, trailers: Fields) -> None:
+        """The reply is complete."""
+        if self._chunk_out:
+            lines = [b"%b: %b\r\n" % field for field in trailers]
+            self.write(b"0\r\n%b\r\n" % b"".join(lines))
+        self._exchange = None
+        self._next()
+
+    def send_refusal(self, outcome: Outcome, detail: str) -> None:
+        """Answer for the predictor."""
+        head = self._head
+        if self._machine.state is not READY and (
+            head.expects_continue or head.length is None or head.length > MAX_DRAIN
+        ):
+            self._close_after = True
+        self.write(
+            self._gate.replies.http(outcome, close=self._close_after, bodyless=head.method == b"HEAD", detail=detail)
+        )
+        self._exchange = None
+        self.since = monotonic()
+        self.resume(PAUSE_ALL)
+        self._next()
+
+    def start_tunnel(self, head: ResponseHead) -> None:
+        """The predictor has switched protocols; from now on bytes go through as they are."""
+        self.write(head.serialize(chunked=False, close=False))
+        self._chunk_out = False
+        self.expect_bulk(bulk=True)
+        self._machine.start_tunnel()
+
+    def close_tunnel(self) -> None:
+        """The predictor has ended the tunnel."""
+        self._exchange = None
+        self.close()
+
+    # Inside
+
+    def _sniff(self, data: memoryview) -> memoryview:
+        """Decide on the first bytes; returns what the HTTP/1.1 machine may see of them."""
+        seen = (self._sniffed or b"") + bytes(data)
+        protocol = detect(seen)
+        if protocol is MORE:
+            self._sniffed = seen
+            return memoryview(b"")
+        self._sniffed = None
+        if protocol is HTTP1:
+            return memoryview(seen)
+        self._machine.stop()
+        self.write(_HTTP2_REFUSAL)
+        self.close()
+        return memoryview(b"")
+
+    def _next(self) -> None:
+        """The reply is out. Go on when the request is all in."""
+        if self._close_after:
+            self._end_connection()
+        elif self._machine.state is READY:
+            self.phase = IDLE
+            self.since = monotonic()
+            self.resume(PAUSE_ALL)
+            self._machine.next_message()
+
+    def _end_connection(self) -> None:
+        if self._machine.state is READY:
+            self.close()
+            return
+        # The client is still sending. Closing now would reset the connection and take the reply with it.
+        self.flush()
+        self._machine.stop()
+        self.phase = LINGERING
+        self.since = monotonic()
+        self.resume(PAUSE_ALL)
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _reply_to_fault(self, fault: Fault) -> None:
+        """Answer what cannot become a request, and look at nothing that follows it."""
+        self._machine.stop()
+        self._gate.hooks.faulted(fault, self.peer)
+        self.write(self._gate.replies.http(fault.outcome, close=True, detail=fault.detail))
+        self._close_after = True
+        self._end_connection()

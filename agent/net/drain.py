@@ -1,0 +1,107 @@
+"""The orderly end: tell the world, go on serving while it takes notice, finish what runs, end the rest with a status."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+
+from agent.errors import Outcome
+from agent.net.downstream import Downstream
+from agent.net.gate import Gate
+from agent.net.upstream import Pool
+
+
+class Stage(StrEnum):
+    """Where the process is in its life; readiness holds in `SERVING` alone."""
+
+    SERVING = "serving"
+    DRAINING = "draining"
+    DRAINED = "drained"
+
+
+class Drain:
+    """Ends the service once.
+
+    `delay` and `timeout` are seconds: keep accepting that long, then wait that long for what runs.
+    """
+
+    __slots__ = (
+        "_close_listeners",
+        "_connections",
+        "_delay",
+        "_done",
+        "_gate",
+        "_hurry",
+        "_pools",
+        "_task",
+        "_timeout",
+        "stage",
+    )
+
+    def __init__(
+        self,
+        gate: Gate,
+        connections: Iterable[Downstream],
+        pools: Iterable[Pool],
+        close_listeners: Callable[[], None],
+        *,
+        delay: float,
+        timeout: float,
+    ) -> None:
+        self.stage = Stage.SERVING
+        self._gate = gate
+        self._connections = connections
+        self._pools = pools
+        self._close_listeners = close_listeners
+        self._delay = delay
+        self._timeout = timeout
+        self._hurry = asyncio.Event()
+        self._done = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, *, hurry: bool = False) -> None:
+        """Start, unless it has started. `hurry` leaves out the delay: nobody routes to us."""
+        if hurry:
+            self._hurry.set()
+        if self._task is None:
+            self.stage = Stage.DRAINING
+            # From here on replies end their connections, so that clients move to another pod while this one still
+            # answers.
+            self._gate.closing = True
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def wait(self) -> None:
+        """Until everything has ended."""
+        await self._done.wait()
+
+    async def _run(self) -> None:
+        await _wait_at_most(self._hurry, self._delay)
+        self._close_listeners()
+        for connection in list(self._connections):
+            connection.close_if_idle()
+        self._gate.idle.clear()
+        if self._gate.active:
+            await _wait_at_most(self._gate.idle, self._timeout)
+        self._end_the_rest()
+        self.stage = Stage.DRAINED
+        self._done.set()
+
+    def _end_the_rest(self) -> None:
+        """Whatever has not ended by itself is told so, or cut where telling is no longer possible."""
+        gate = self._gate
+        for ticket in gate.admission.waiting():
+            ticket.owner.refuse(Outcome.DRAINING)
+        for pool in self._pools:
+            for exchange in [*pool.waiting, *(up.exchange for up in list(pool.connections) if up.exchange is not None)]:
+                exchange.refuse(Outcome.DRAINING)
+        gate.shared.flush()
+        for connection in list(self._connections):
+            connection.close()
+
+
+async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:
+    if seconds > 0:
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,197 @@
+"""The composition root of `headgate serve`: builds every part in visible order, runs it, and takes it down."""
+
+import asyncio
+import gc
+import resource
+import signal
+import socket
+import sys
+import time
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from agent import __version__, logs
+from agent.net.connection import Shared
+from agent.net.downstream import Downstream
+from agent.net.drain import Drain
+from agent.net.gate import Gate
+from agent.net.replies import Replies
+from agent.net.sweep import Sweeper
+from agent.net.upstream import Pool
+from agent.observe.accesslog import AccessLog, Mode
+from agent.observe.counters import Counters
+from agent.observe.hooks import Hooks, Observer
+from agent.policy.admission import Admission
+from agent.policy.classify import Classifier
+from agent.policy.usage import UsageTable
+from agent.settings import Listen, Settings
+from agent.wire.http1 import Limits
+
+if TYPE_CHECKING:
+    from agent.admin.app import Admin
+
+# Descriptors that are not for clients: listeners, the admin port, logs, dials that fail.
+_RESERVED_DESCRIPTORS = 64
+_BACKLOG = 4096
+
+
+class Server:
+    """The whole agent in one process. `start`, then `drain.begin` and `drain.wait`, then `stop`."""
+
+    def __init__(self, settings: Settings) -> None:
+        loop = asyncio.get_running_loop()
+        now = monotonic()
+        self.settings = settings
+        self.connections: set[Downstream] = set()
+        self.counters = Counters()
+        self.usages = UsageTable([name for name, _ in settings.model_limits], now)
+        self.admission = Admission(
+            limit=settings.limit,
+            model_limits=dict(settings.model_limits),
+            queue_limit=settings.queue,
+            queue_bytes=settings.queue_bytes,
+            patience=settings.deadline,
+        )
+        observers: list[Observer] = [self.counters]
+        if settings.access_log is not Mode.OFF:
+            observers.append(AccessLog(settings.access_log, sys.stdout.write, time.time() - now))
+        shared = Shared(partial(logs.failure, "connection failed"))
+        self.gate = Gate(
+            loop=loop,
+            shared=shared,
+            admission=self.admission,
+            classifier=Classifier(admit_unknown=settings.unknown_route == "admit"),
+            usages=self.usages,
+            hooks=Hooks(observers, partial(logs.failure, "observer dropped")),
+            replies=Replies(settings.overload_status),
+            queued_body=settings.queued_body,
+            timeout=settings.timeout,
+            retry_stale=settings.retry_stale,
+            max_connections=min(settings.max_connections, _room_for_connections()),
+        )
+        self._limits = Limits(head=settings.max_head)
+        self.pools = [Pool(loop, shared, route.upstream, self._limits) for route in settings.routes]
+        self.drain = Drain(
+            self.gate,
+            self.connections,
+            self.pools,
+            self._close_listeners,
+            delay=settings.drain_delay,
+            timeout=settings.drain_timeout,
+        )
+        self._loop = loop
+        self._sweeper: Sweeper | None = None
+        self._listeners: list[asyncio.Server] = []
+        self._admin: Admin | None = None
+        self.addresses: list[str] = []
+        self.admin_address = ""
+
+    async def start(self) -> None:
+        """Listen. Raises OSError, naming the address, when one is taken; then nothing is left listening."""
+        sockets: list[socket.socket] = []
+        try:
+            for listen in [*(route.listen for route in self.settings.routes), self.settings.admin]:
+                sockets.append(_bind(listen))
+        except OSError:
+            for sock in sockets:
+                sock.close()
+            raise
+        *data, admin = sockets
+        for sock, pool in zip(data, self.pools, strict=True):
+            factory = partial(Downstream, self.gate, pool, self._limits, self.connections)
+            self._listeners.append(await self._loop.create_server(factory, sock=sock, backlog=_BACKLOG))
+        self._sweeper = Sweeper(self._loop, self.settings, self.connections, self.pools)
+        # aiohttp takes 0.15 s to import; the data port already answers meanwhile (connections queue in its backlog).
+        from agent.admin.app import Admin  # noqa: PLC0415
+
+        self._admin = Admin(self)
+        await self._admin.start(admin)
+        self.addresses = [_name(sock) for sock in data]
+        self.admin_address = _name(admin)
+        logs.event(
+            "listening",
+            version=__version__,
+            listen=self.addresses,
+            upstream=[str(route.upstream) for route in self.settings.routes],
+            admin=self.admin_address,
+            limit=self.settings.limit,
+            queue=self.settings.queue,
+        )
+
+    async def stop(self) -> None:
+        """Take everything down at once."""
+        if self._sweeper is not None:
+            self._sweeper.stop()
+        self._close_listeners()
+        for connection in list(self.connections):
+            connection.close()
+        for pool in self.pools:
+            pool.close()
+        if self._admin is not None:
+            await self._admin.stop()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+
+
+def _bind(listen: Listen) -> socket.socket:
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((listen.host, listen.port))
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from None
+    return sock
+
+
+def _name(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return str(Listen(host, port))
+
+
+def _room_for_connections() -> int:
+    """How many clients fit in the descriptors of this process, when each may need one towards the predictor too."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return 1_000_000 if hard == resource.RLIM_INFINITY else max(1, (hard - _RESERVED_DESCRIPTORS) // 2)
+
+
+async def serve(settings: Settings) -> int:
+    """Run until a signal ends it. Returns the exit code."""
+    server = Server(settings)
+    try:
+        await server.start()
+    except OSError as error:
+        logs.event("cannot start", level=40, error=error.strerror or str(error))
+        await server.stop()
+        return 1
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if asked.is_set():
+            ended.set()  # a second signal ends it now
+            return
+        asked.set()
+        logs.event("draining", signal=number.name)
+        server.drain.begin(hurry=number is signal.SIGINT)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    # What start-up made lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    await asked.wait()
+    waiting = [loop.create_task(server.drain.wait()), loop.create_task(ended.wait())]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    await server.stop()
+    logs.event("ended")
+    return 0

@@ -1,0 +1,260 @@
+"""Connections to one predictor: a pool of HTTP/1.1 connections, dialled when needed and reused while fresh."""
+
+import asyncio
+from collections import OrderedDict
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from agent.errors import Fault
+from agent.net.connection import Connection, Shared
+from agent.settings import Address
+from agent.wire.head import Fields, Head, RequestHead, ResponseHead
+from agent.wire.http1 import Http1, Limits, Role, State
+
+if TYPE_CHECKING:
+    from agent.net.exchange import Exchange
+
+READY = State.READY
+
+# uvicorn, under KServe and MLServer alike, closes an idle connection after 5 s; a request sent into that close is lost.
+MAX_IDLE_S = 4.0
+CONNECT_TIMEOUT_S = 5.0
+# While the predictor refuses connections, one dial at a time: first soon, for a restart may be nearly over, then rarer.
+FIRST_BACKOFF_S = 0.01
+MAX_BACKOFF_S = 0.25
+
+
+class Upstream(Connection):
+    """One connection to the predictor; serves one exchange at a time.
+
+    `exchange` is the current one, `fresh` whether none came before it, `answered` whether the predictor has sent
+    anything for it.
+    """
+
+    __slots__ = ("_machine", "_pool", "answered", "exchange", "fresh", "idle_since")
+
+    def __init__(self, shared: Shared, pool: "Pool", limits: Limits) -> None:
+        super().__init__(shared)
+        self._pool = pool
+        self._machine = Http1(Role.CLIENT, self, limits)
+        self.exchange: Exchange | None = None
+        self.fresh = True
+        self.answered = False
+        self.idle_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._pool.connected(self)
+        self._shared.flush()
+
+    def begin(self, exchange: "Exchange", head: RequestHead) -> None:
+        """Send a request head; the answer goes to `exchange`."""
+        self.exchange = exchange
+        self.answered = False
+        self._machine.expect(head.method, upgrade=bool(head.upgrade))
+        self._view = self._shared.large
+        self.write(head.serialize())
+
+    def end(self, *, reusable: bool) -> None:
+        """The exchange is over; keep the connection if its next answer cannot be mistaken."""
+        self.exchange = None
+        self.fresh = False
+        if reusable and self._machine.state is READY and not self._paused:
+            self._view = self._shared.small
+            self._pool.release(self)
+        else:
+            self.discard()
+
+    def finish(self) -> None:
+        """Send what is queued and close: the end of a tunnel."""
+        self.exchange = None
+        self._machine.stop()
+        self.close()
+
+    def discard(self) -> None:
+        """End the connection visibly: what it was sent must not look complete to the predictor."""
+        self.exchange = None
+        self._machine.stop()
+        self.abort()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the transport is still there for another request."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    # Connection
+
+    def received(self, data: memoryview) -> None:
+        self.answered = True
+        self._machine.feed(data)
+
+    def ended(self) -> bool:
+        self._machine.eof()
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.on_upstream_lost()
+        return False
+
+    def lost(self, error: Exception | None) -> None:
+        self._pool.lost(self)
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.on_upstream_lost()
+
+    def writable(self, *, ready: bool) -> None:
+        if self.exchange is not None:
+            self.exchange.on_upstream_writable(ready=ready)
+
+    # Sink of the machine
+
+    def on_head(self, head: Head, end: bool) -> None:
+        assert isinstance(head, ResponseHead)
+        if self.exchange is not None:
+            self.exchange.on_response(head, end)
+
+    def on_interim(self, head: ResponseHead) -> None:
+        if self.exchange is not None:
+            self.exchange.on_interim(head)
+
+    def on_body(self, data: memoryview, end: bool) -> None:
+        if self.exchange is not None:
+            self.exchange.on_response_body(data, end)
+
+    def on_trailers(self, fields: Fields) -> None:
+        if self.exchange is not None:
+            self.exchange.on_response_trailers(fields)
+
+    def on_fault(self, fault: Fault) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.discard()  # bytes that answer no request must never meet the next one
+        else:
+            exchange.on_upstream_fault(fault)
+
+
+class Pool:
+    """The connections to one predictor, and the exchanges that wait for one.
+
+    Idle connections are taken last in, first out: the freshest is the least likely to be closed by the other end
+    meanwhile.
+    """
+
+    __slots__ = (
+        "_address",
+        "_backoff",
+        "_dials",
+        "_limits",
+        "_loop",
+        "_redial",
+        "_shared",
+        "authority",
+        "connections",
+        "idle",
+        "waiting",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, shared: Shared, address: Address, limits: Limits) -> None:
+        self.authority = address.authority
+        self.idle: list[Upstream] = []
+        self.connections: set[Upstream] = set()
+        self.waiting: OrderedDict[Exchange, None] = OrderedDict()
+        self._loop = loop
+        self._shared = shared
+        self._address = address
+        self._limits = limits
+        self._dials: set[asyncio.Task[None]] = set()
+        self._redial: asyncio.TimerHandle | None = None
+        self._backoff = FIRST_BACKOFF_S
+
+    def take(self, now: float) -> Upstream | None:
+        """The freshest idle connection, or None."""
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.usable:
+                continue
+            if now - connection.idle_since < MAX_IDLE_S:
+                return connection
+            connection.close()
+        return None
+
+    def wait(self, exchange: "Exchange") -> None:
+        """Give the exchange the next connection that becomes free or is made: `exchange.attach` is called with it."""
+        self.waiting[exchange] = None
+        # With a redial pending the predictor is known to refuse; more dials now would only be refused as well.
+        if self._redial is None and len(self._dials) < len(self.waiting):
+            self._dial()
+
+    def forget(self, exchange: "Exchange") -> None:
+        """The exchange no longer waits."""
+        self.waiting.pop(exchange, None)
+
+    def connected(self, connection: Upstream) -> None:
+        """A dial has succeeded."""
+        self._backoff = FIRST_BACKOFF_S
+        self.connections.add(connection)
+        self.release(connection)
+        # The dial that made this connection is still in the set; those beyond it serve the others that wait.
+        for _ in range(len(self.waiting) - len(self._dials) + 1):
+            self._dial()
+
+    def release(self, connection: Upstream) -> None:
+        """Put a connection to its next use."""
+        if self.waiting:
+            exchange, _ = self.waiting.popitem(last=False)
+            exchange.attach(connection)
+        else:
+            connection.idle_since = monotonic()
+            self.idle.append(connection)
+
+    def lost(self, connection: Upstream) -> None:
+        """A connection has ended."""
+        self.connections.discard(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
+
+    def drop_idle(self, now: float) -> None:
+        """Close the connections that have been idle for too long."""
+        while self.idle and now - self.idle[0].idle_since >= MAX_IDLE_S:
+            self.idle.pop(0).close()
+
+    def close(self) -> None:
+        """Close everything; exchanges must have ended before."""
+        if self._redial is not None:
+            self._redial.cancel()
+        for task in self._dials:
+            task.cancel()
+        for connection in list(self.connections):
+            connection.discard()
+
+    def _dial(self) -> None:
+        # A task a connection, not a request: connections live for thousands of requests.
+        task = self._loop.create_task(self._connect())
+        self._dials.add(task)
+        task.add_done_callback(self._dials.discard)
+
+    async def _connect(self) -> None:
+        address = self._address
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                if address.path:
+                    await self._loop.create_unix_connection(self._make, address.path)
+                else:
+                    await self._loop.create_connection(self._make, address.host, address.port)
+        except OSError:  # refused, no such socket, no route, no descriptor left, or TimeoutError: all may pass
+            self._failed()
+
+    def _make(self) -> Upstream:
+        return Upstream(self._shared, self, self._limits)
+
+    def _failed(self) -> None:
+        for exchange in list(self.waiting):
+            exchange.on_refused_connection()
+        self._shared.flush()
+        if self.waiting and self._redial is None:
+            self._redial = self._loop.call_later(self._backoff, self._try_again)
+            self._backoff = min(self._backoff * 2, MAX_BACKOFF_S)
+
+    def _try_again(self) -> None:
+        self._redial = None
+        if self.waiting:
+            self._dial()

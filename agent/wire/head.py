@@ -1,0 +1,268 @@
+"""Request and response heads: parsed fields, the rules about them, and the bytes rebuilt from them.
+
+A head that goes out is always rebuilt from parsed fields and never copied, so nothing that a lenient reader behind us
+might read differently survives (RFC 9112 section 11.2). Order, case and duplicates of the fields are kept; the
+hop-by-hop ones are removed (RFC 9110 section 7.6.1) and nothing is added but what framing itself needs.
+"""
+
+import re
+
+from agent.errors import Fault, Outcome
+
+Fields = list[tuple[bytes, bytes]]
+
+
+# The fields that a proxy must understand; every other field is PLAIN and goes through untouched. Plain ints, not an
+# enum: they are compared for every message. From CONNECTION on, the field ends at this hop.
+PLAIN, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, HOP = range(8)
+
+_KINDS = {
+    b"host": HOST,
+    b"content-length": LENGTH,
+    b"transfer-encoding": CODING,
+    b"connection": CONNECTION,
+    b"upgrade": UPGRADE,
+    b"expect": EXPECT,
+    b"keep-alive": HOP,
+    b"proxy-connection": HOP,
+    b"te": HOP,
+    b"http2-settings": HOP,
+}
+
+# A Connection field may name what to remove, but never what decides framing, routing or who asks (CVE-2022-31813).
+_PROTECTED = frozenset({b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization"})
+
+# Fields that must not arrive late: framing, routing, authentication, payload description (RFC 9110 section 6.5.1).
+TRAILER_FORBIDDEN = frozenset(_KINDS) | {
+    b"authorization",
+    b"cache-control",
+    b"content-encoding",
+    b"content-range",
+    b"content-type",
+    b"cookie",
+    b"max-forwards",
+    b"set-cookie",
+    b"trailer",
+}
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9\-._~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
+_MAX_LENGTH_DIGITS = 18  # below 2^63 whatever the digits
+
+# Clients repeat a few dozen spellings of field names, so the lower-casing is paid once for each spelling.
+_spellings: dict[bytes, int] = {}
+_MAX_SPELLINGS = 1024
+
+
+def kind_of(name: bytes) -> int:
+    """Classify a field name, whatever its case."""
+    kind = _spellings.get(name)
+    if kind is None:
+        kind = _KINDS.get(name.lower(), PLAIN)
+        if len(_spellings) < _MAX_SPELLINGS:
+            _spellings[name] = kind
+    return kind
+
+
+class Head:
+    """What requests and responses share. Built by `wire.http1`, whose parser calls `on_header`.
+
+    `length` is the body's length in bytes, or None where Content-Length is absent; `chunked` whether the body is
+    chunked. `options` holds the lower-case connection options. `upgrade` is the protocol asked for or switched to, as
+    spelled.
+    """
+
+    __slots__ = ("_special", "chunked", "fields", "length", "minor", "options", "upgrade")
+
+    def __init__(self) -> None:
+        self.fields: Fields = []
+        self.minor = 1
+        self.length: int | None = None
+        self.chunked = False
+        self.options: frozenset[bytes] = frozenset()
+        self.upgrade = b""
+        self._special: list[tuple[int, bytes, bytes]] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one field from the parser."""
+        # Inlined kind_of: this line runs for every field of every message.
+        kind = _spellings.get(name)
+        if kind is None:
+            kind = kind_of(name)
+        self.fields.append((name, value))
+        if kind:
+            self._special.append((kind, name, value))
+
+    def _read_options(self, value: bytes) -> None:
+        options = frozenset(option.strip().lower() for option in value.split(b",") if option.strip())
+        self.options = self.options | options if self.options else options
+
+    def _read_length(self, value: bytes) -> Fault | None:
+        if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS or self.length is not None:
+            return Fault(Outcome.BAD_REQUEST, "bad or repeated Content-Length")
+        self.length = int(value)
+        return None
+
+    def _read_coding(self, value: bytes) -> Fault | None:
+        if self.minor == 0:
+            return Fault(Outcome.BAD_REQUEST, "Transfer-Encoding in an HTTP/1.0 message")
+        if self.chunked:
+            return Fault(Outcome.BAD_REQUEST, "repeated Transfer-Encoding")
+        if value.lower() != b"chunked":
+            return Fault(Outcome.NOT_IMPLEMENTED, "transfer coding other than chunked")
+        self.chunked = True
+        return None
+
+    def _read_framing(self) -> Fault | None:
+        """Interpret the fields that both roles share. Returns the first fault."""
+        fault = None
+        for kind, _, value in self._special:
+            if kind == LENGTH:
+                fault = self._read_length(value)
+            elif kind == CODING:
+                fault = self._read_coding(value)
+            elif kind == CONNECTION:
+                self._read_options(value)
+            elif kind == UPGRADE:
+                self.upgrade = value.strip()
+            if fault is not None:
+                return fault
+        if self.chunked and self.length is not None:
+            return Fault(Outcome.BAD_REQUEST, "both Content-Length and Transfer-Encoding")
+        if self.upgrade and b"upgrade" not in self.options:
+            self.upgrade = b""
+        return None
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the sender leaves the connection open after this message (RFC 9112 section 9.3)."""
+        return b"close" not in self.options if self.minor else b"keep-alive" in self.options
+
+    def _lines(self, first: bytes, *, chunked: bool) -> list[bytes]:
+        """The start line and the fields to forward. `chunked` says whether this hop frames the body in chunks."""
+        dropped = [name for kind, name, _ in self._special if kind >= CONNECTION or (kind == CODING and not chunked)]
+        if len(self.options) > (b"close" in self.options) + (b"keep-alive" in self.options):
+            nominated = self.options - _PROTECTED
+            dropped += [name for name, _ in self.fields if name.lower() in nominated]
+        fields = [field for field in self.fields if field[0] not in dropped] if dropped else self.fields
+        return [first, *[b"%b: %b" % field for field in fields]]
+
+
+class RequestHead(Head):
+    """A request's head.
+
+    `target` is in origin form (or `*`). An absolute-form target has been split: its authority is `host` and its Host
+    field must agree. `expects_continue` is set where the client waits for 100 before it sends the body. `trailers` is
+    for the owner to keep those of a request that cannot be sent yet.
+    """
+
+    __slots__ = ("expects_continue", "host", "method", "target", "trailers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.method = b""
+        self.target = b""
+        self.host: bytes | None = None
+        self.trailers: Fields = []
+        self.expects_continue = False
+
+    def on_url(self, part: bytes) -> None:
+        """Take the target from the parser; a target split across reads arrives in parts."""
+        self.target += part
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or bool(self.length)
+
+    def complete(self) -> Fault | None:
+        """Interpret the fields once all are there. Returns what is wrong with the request, or None."""
+        fault = self._read_framing() or self._read_host() or self._read_target()
+        if fault is not None:
+            return fault
+        if self.upgrade and (self.has_body or b"h2c" in self.upgrade.lower()):
+            # h2c by upgrade is deprecated (RFC 9113 section 3.1) and a smuggling vector; a request with a body that
+            # asks for an upgrade is served as what it is, for a server may ignore Upgrade (RFC 9110 section 7.8).
+            self.upgrade = b""
+        return None
+
+    def _read_host(self) -> Fault | None:
+        for kind, _, value in self._special:
+            if kind == HOST:
+                if self.host is not None or _HOST.fullmatch(value) is None:
+                    return Fault(Outcome.BAD_REQUEST, "repeated or malformed Host")
+                self.host = value
+            elif kind == EXPECT:
+                if value.lower() != b"100-continue":
+                    return Fault(Outcome.EXPECTATION_FAILED, "unknown expectation")
+                # RFC 9110 section 10.1.1: ignored in HTTP/1.0, and pointless where no body follows.
+                self.expects_continue = bool(self.minor) and self.has_body
+        if self.host is None and self.minor:
+            return Fault(Outcome.BAD_REQUEST, "HTTP/1.1 request without Host")
+        return None
+
+    def _read_target(self) -> Fault | None:
+        target = self.target
+        if self.method == b"CONNECT":
+            return Fault(Outcome.NOT_IMPLEMENTED, "CONNECT is not supported")
+        if target.startswith(b"/"):
+            if b"#" in target or not target.isascii():
+                return Fault(Outcome.BAD_REQUEST, "character outside the grammar in the request target")
+            return None
+        if target == b"*" and self.method == b"OPTIONS":
+            return None
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None or b"#" in target or not target.isascii():
+            return Fault(Outcome.BAD_REQUEST, "bad request target")
+        authority, rest = absolute.groups()
+        if not authority or _HOST.fullmatch(authority) is None or self.host not in {None, authority}:
+            return Fault(Outcome.BAD_REQUEST, "the authority of the target and Host differ")
+        self.host = authority
+        self.target = rest if rest.startswith(b"/") else b"/" + rest
+        return None
+
+    def serialize(self) -> bytes:
+        """The head for the predictor: origin form, HTTP/1.1, hop-by-hop fields removed.
+
+        The expectation goes too: the agent answers 100 itself when the request is dispatched.
+        """
+        lines = self._lines(b"%b %b HTTP/1.1" % (self.method, self.target), chunked=self.chunked)
+        if self.host is not None and not any(kind == HOST for kind, _, _ in self._special):
+            lines.insert(1, b"Host: " + self.host)
+        if self.upgrade:
+            lines += [b"Connection: Upgrade", b"Upgrade: " + self.upgrade]
+        lines.append(b"\r\n")
+        return b"\r\n".join(lines)
+
+
+class ResponseHead(Head):
+    """A response's head. `reason` is the reason phrase as it came, perhaps empty."""
+
+    __slots__ = ("reason", "status")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.status = 0
+        self.reason = b""
+
+    def on_status(self, part: bytes) -> None:
+        """Take the reason phrase from the parser, perhaps in parts."""
+        self.reason += part
+
+    def complete(self) -> Fault | None:
+        """Interpret the fields once all are there. Returns what is wrong with the response, or None."""
+        fault = self._read_framing()
+        if fault is not None:
+            return Fault(Outcome.UPSTREAM_INVALID, fault.detail)
+        if not 100 <= self.status <= 999:
+            return Fault(Outcome.UPSTREAM_INVALID, "status code outside 100..999")
+        return None
+
+    def serialize(self, *, chunked: bool, close: bool) -> bytes:
+        """The head for the client. `chunked` frames the body in chunks, `close` announces that the connection ends."""
+        lines = self._lines(b"HTTP/1.1 %d %b" % (self.status, self.reason), chunked=chunked)
+        if self.status == 101:
+            lines += [b"Connection: Upgrade", b"Upgrade: " + self.upgrade]
+        elif close:
+            lines.append(b"Connection: close")
+        lines.append(b"\r\n")
+        return b"\r\n".join(lines)
