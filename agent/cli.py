@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from agent.demo import main as demo_main  # noqa: PLC0415
 
         demo_main.add_arguments(demo)
-        return demo_main.run(parser.parse_args(arguments))
+        return int(demo_main.run(parser.parse_args(arguments)))
     parsed, unknown = parser.parse_known_args(arguments)
     if parsed.command == "version":
         print(__version__)

@@ -176,13 +176,15 @@ class Predictor:
     async def _infer(self, request: web.Request) -> web.Response:
         self._check_model(request)
         match await _read_json(request):
-            case {"inputs": [{"data": _}, *_] as inputs, **rest} if all("data" in entry for entry in inputs):
+            case {"inputs": [_, *_] as inputs, **rest} if all(
+                isinstance(entry, dict) and "data" in entry for entry in inputs
+            ):
                 total = math.fsum(_sum(entry["data"]) for entry in inputs)
             case _:
                 raise _refusal(web.HTTPBadRequest, "a V2 inference request needs inputs with data")
         await self._execute()
         output = {"name": "output-0", "datatype": "FP32", "shape": [1], "data": [total]}
-        answer = {"model_name": self._model, "model_version": "1", "outputs": [output]}
+        answer: dict[str, object] = {"model_name": self._model, "model_version": "1", "outputs": [output]}
         if "id" in rest:
             answer["id"] = rest["id"]
         return web.Response(body=self._padded(answer), content_type="application/json")

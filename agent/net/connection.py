@@ -11,6 +11,8 @@ import struct
 from collections.abc import Callable
 from typing import cast
 
+from agent.wire.message import HeadCache
+
 # Before admission: head and small bodies. After it: as much as a socket buffer gives, for fewer system calls a
 # megabyte.
 SMALL_READ = 16 * 1024
@@ -24,17 +26,15 @@ PAUSE_ALL = PAUSE_QUEUED | PAUSE_PEER | PAUSE_PIPELINE
 
 
 class Shared:
-    """Process-wide buffers and the connections with bytes to flush.
+    """Process-wide buffers, known heads, and the connections with bytes to flush. One thread uses them all."""
 
-    One thread uses them, within one callback at a time.
-    """
-
-    __slots__ = ("dirty", "large", "report", "small")
+    __slots__ = ("dirty", "heads", "large", "report", "small")
 
     def __init__(self, report: Callable[[BaseException], None]) -> None:
         self.large = memoryview(bytearray(LARGE_READ))
         self.small = self.large[:SMALL_READ]
         self.dirty: list[Connection] = []
+        self.heads = HeadCache()
         self.report = report
 
     def flush(self) -> None:
@@ -68,7 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         """The peer has sent all it will. Returns whether to keep the connection open for writing."""
         raise NotImplementedError
 
-    def lost(self, error: Exception | None) -> None:
+    def lost(self) -> None:
         """The connection is gone. Called once."""
         raise NotImplementedError
 
@@ -95,7 +95,7 @@ class Connection(asyncio.BufferedProtocol):
             if len(out) == 1:
                 transport.write(out[0])
             else:
-                transport.writelines(out)
+                transport.write(b"".join(out))
 
     def expect_bulk(self, *, bulk: bool) -> None:
         """Choose the size of reads: large once bytes can be passed on at once."""
@@ -160,11 +160,11 @@ class Connection(asyncio.BufferedProtocol):
         self._shared.flush()
         return keep
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._transport = None
         self._out.clear()
         try:
-            self.lost(exc)
+            self.lost()
         except Exception as error:
             self._shared.report(error)
         self._shared.flush()

@@ -10,8 +10,9 @@ from agent.net.connection import PAUSE_ALL, PAUSE_PIPELINE, Connection
 from agent.net.exchange import Exchange
 from agent.net.gate import Gate
 from agent.net.upstream import Pool
-from agent.wire.head import Fields, Head, RequestHead, ResponseHead
-from agent.wire.http1 import Http1, Limits, Role, State
+from agent.wire.head import Fields, RequestHead, ResponseHead
+from agent.wire.http1 import ServerHttp1
+from agent.wire.message import Limits, State
 from agent.wire.sniff import Protocol, detect
 
 READY = State.READY
@@ -69,7 +70,7 @@ class Downstream(Connection):
         self._gate = gate
         self._pool = pool
         self._connections = connections
-        self._machine = Http1(Role.SERVER, self, limits)
+        self._machine = ServerHttp1(self, limits, gate.shared.heads)
         self._sniffed: bytes | None = b""
         self._exchange: Exchange | None = None
         self._head: RequestHead
@@ -123,7 +124,7 @@ class Downstream(Connection):
             return True
         return False
 
-    def lost(self, error: Exception | None) -> None:
+    def lost(self) -> None:
         self._connections.discard(self)
         self._machine.stop()
         exchange, self._exchange = self._exchange, None
@@ -153,17 +154,13 @@ class Downstream(Connection):
 
     # Sink of the machine
 
-    def on_head(self, head: Head, end: bool) -> None:
-        assert isinstance(head, RequestHead)
+    def on_request(self, head: RequestHead, end: bool) -> None:
         self.phase = BUSY
         self.head_since = 0.0
         self._head = head
         self._close_after = self._gate.closing or not head.minor or not head.keep_alive
         exchange = self._exchange = Exchange(self._gate, self._pool, self, head)
         exchange.begin(uploaded=end)
-
-    def on_interim(self, head: ResponseHead) -> None:
-        raise AssertionError("a server's machine has no interim responses")
 
     def on_body(self, data: memoryview, end: bool) -> None:
         exchange = self._exchange
@@ -209,7 +206,11 @@ class Downstream(Connection):
         chunked = head.chunked and bool(self._head.minor)
         # Without a length or chunks only the end of the connection ends the body. And a request that is not all here
         # yet would have to be read to its end first.
-        if self._machine.state is not READY or not (bodyless or chunked or head.length is not None) or self._gate.closing:
+        if (
+            self._machine.state is not READY
+            or not (bodyless or chunked or head.length is not None)
+            or self._gate.closing
+        ):
             self._close_after = True
         self._chunk_out = chunked and not bodyless
         self.write(head.serialize(chunked=chunked, close=self._close_after))

@@ -1,4 +1,4 @@
-"""The orderly end: tell the world, go on serving while it takes notice, finish what runs, end the rest with a status."""
+"""The orderly end: fail readiness, serve on while the world takes notice, finish what runs, end the rest visibly."""
 
 import asyncio
 from collections.abc import Callable, Iterable

@@ -8,11 +8,12 @@ The slot is held until the upstream side ends, also after the client has left: t
 5).
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from time import monotonic
-from typing import Protocol
 
 from agent.errors import Fault, Outcome
+from agent.net.client import Client
 from agent.net.connection import PAUSE_PEER, PAUSE_QUEUED
 from agent.net.gate import Gate
 from agent.net.upstream import Pool, Upstream
@@ -40,40 +41,6 @@ RUNNING = admission.RUNNING
 SERVED = Outcome.SERVED
 
 
-class Downstream(Protocol):
-    """The client's side of an exchange, whatever protocol it speaks."""
-
-    protocol: str
-    peer: str
-
-    def send_continue(self) -> None: ...
-
-    def send_interim(self, head: ResponseHead) -> None: ...
-
-    def send_head(self, head: ResponseHead) -> None: ...
-
-    def send_body(self, data: bytes) -> None: ...
-
-    def send_end(self, trailers: Fields) -> None: ...
-
-    def send_refusal(self, outcome: Outcome, detail: str) -> None: ...
-
-    def start_tunnel(self, head: ResponseHead) -> None: ...
-
-    def close_tunnel(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-    def pause(self, reason: int) -> None: ...
-
-    def resume(self, reason: int) -> None: ...
-
-    def expect_bulk(self, *, bulk: bool) -> None: ...
-
-    @property
-    def congested(self) -> bool: ...
-
-
 class Exchange:
     """A request and its answer. Also the record that observers read (observe.hooks.Record)."""
 
@@ -87,6 +54,7 @@ class Exchange:
         "_response",
         "_retried",
         "_ticket",
+        "_trailers",
         "_up",
         "_uploaded",
         "arrived",
@@ -103,10 +71,10 @@ class Exchange:
         "usage",
     )
 
-    def __init__(self, gate: Gate, pool: Pool, down: Downstream, head: RequestHead) -> None:
+    def __init__(self, gate: Gate, pool: Pool, down: Client, head: RequestHead) -> None:
         self._gate = gate
         self._pool = pool
-        self._down: Downstream | None = down
+        self._down: Client | None = down
         self._head = head
         self._phase = QUEUED
         self._ticket: Ticket | None = None
@@ -115,6 +83,7 @@ class Exchange:
         self._uploaded = False
         self._retried = False
         self._buffer: list[bytes] = []
+        self._trailers: Fields = []
         self.usage: Usage | None = None
         self.route: Route
         self.outcome = SERVED
@@ -213,7 +182,7 @@ class Exchange:
             self._up.write(_last_chunk(fields))
         elif self._phase is not ENDED:
             # They follow the body in the buffer when it is sent, as the end of a chunked body does.
-            self._head.trailers = fields
+            self._trailers = fields
 
     def on_client_gone(self) -> None:
         """The client has left. What has not reached the model is undone; what may be computing keeps its slot."""
@@ -245,8 +214,6 @@ class Exchange:
         self._phase = RELAYING
         self._up = up
         head, down = self._head, self._down
-        if head.host is None:
-            head.host = self._pool.authority  # an HTTP/1.0 client need not name one; HTTP/1.1 must
         up.begin(self, head)
         if self._buffer or (self._uploaded and head.chunked):
             self._replay()
@@ -369,7 +336,7 @@ class Exchange:
         if not self._gate.retry_stale:
             self._buffer = []
         if self._uploaded and self._head.chunked:
-            up.write(_last_chunk(self._head.trailers))
+            up.write(_last_chunk(self._trailers))
 
     def _keep_for_replay(self, data: bytes) -> None:
         if self._can_replay():
@@ -419,7 +386,7 @@ class Exchange:
         self._buffer = []
         self.outcome = outcome
         now = self.ended = monotonic()
-        started = ()
+        started: Sequence[Ticket] = ()
         if ticket is not None:
             if ticket.state is RUNNING:
                 started = gate.admission.finish(ticket, now)

@@ -25,8 +25,9 @@ from agent.observe.hooks import Hooks, Observer
 from agent.policy.admission import Admission
 from agent.policy.classify import Classifier
 from agent.policy.usage import UsageTable
-from agent.settings import Listen, Settings
-from agent.wire.http1 import Limits
+from agent.settings import Settings
+from agent.values import Listen
+from agent.wire.message import Limits
 
 if TYPE_CHECKING:
     from agent.admin.app import Admin
@@ -92,7 +93,7 @@ class Server:
         sockets: list[socket.socket] = []
         try:
             for listen in [*(route.listen for route in self.settings.routes), self.settings.admin]:
-                sockets.append(_bind(listen))
+                sockets.append(_bind(listen))  # noqa: PERF401 - those bound so far must be closed when one fails
         except OSError:
             for sock in sockets:
                 sock.close()

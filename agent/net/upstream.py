@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from agent.errors import Fault
 from agent.net.connection import Connection, Shared
-from agent.settings import Address
-from agent.wire.head import Fields, Head, RequestHead, ResponseHead
-from agent.wire.http1 import Http1, Limits, Role, State
+from agent.values import Address
+from agent.wire.head import Fields, RequestHead, ResponseHead
+from agent.wire.http1 import ClientHttp1
+from agent.wire.message import Limits, State
 
 if TYPE_CHECKING:
     from agent.net.exchange import Exchange
@@ -36,7 +37,7 @@ class Upstream(Connection):
     def __init__(self, shared: Shared, pool: "Pool", limits: Limits) -> None:
         super().__init__(shared)
         self._pool = pool
-        self._machine = Http1(Role.CLIENT, self, limits)
+        self._machine = ClientHttp1(self, limits, shared.heads)
         self.exchange: Exchange | None = None
         self.fresh = True
         self.answered = False
@@ -53,7 +54,7 @@ class Upstream(Connection):
         self.answered = False
         self._machine.expect(head.method, upgrade=bool(head.upgrade))
         self._view = self._shared.large
-        self.write(head.serialize())
+        self.write(head.serialize(self._pool.authority))
 
     def end(self, *, reusable: bool) -> None:
         """The exchange is over; keep the connection if its next answer cannot be mistaken."""
@@ -95,7 +96,7 @@ class Upstream(Connection):
             exchange.on_upstream_lost()
         return False
 
-    def lost(self, error: Exception | None) -> None:
+    def lost(self) -> None:
         self._pool.lost(self)
         exchange = self.exchange
         if exchange is not None:
@@ -107,8 +108,7 @@ class Upstream(Connection):
 
     # Sink of the machine
 
-    def on_head(self, head: Head, end: bool) -> None:
-        assert isinstance(head, ResponseHead)
+    def on_response(self, head: ResponseHead, end: bool) -> None:
         if self.exchange is not None:
             self.exchange.on_response(head, end)
 

@@ -33,7 +33,8 @@ _INFERENCE = re.compile(
     rb"|/(?:predictions|explanations)/([^/]+)(?:/[^/]+)?/?"
     rb"|(?:/[^/]+)?/v1/(?:completions|chat/completions|embeddings|rerank|responses|messages|score|classify|pooling"
     rb"|moderations|audio/(?:transcriptions|translations|speech)|images/(?:generations|edits|variations))/?"
-    rb"|/v1/timeseries/forecast/?|/v2/rerank/?|/rerank/?|/score/?|/pooling/?|/classify/?|/invocations/?|/generate(?:_stream)?/?"
+    rb"|/v1/timeseries/forecast/?|/v2/rerank/?|/rerank/?|/score/?|/pooling/?|/classify/?|/invocations/?"
+    rb"|/generate(?:_stream)?/?"
 )
 _HEALTH = re.compile(
     rb"/|/v2/health/(?:live|ready)/?|/v[12]"

@@ -12,8 +12,9 @@ from agent.wire.head import TRAILER_FORBIDDEN, Fields
 
 # 15 hex digits stay below 2^60: no size overflows a peer's signed 64-bit counter.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_TEXT = rb"[\x21-\x7e\x80-\xff]"
 _FIELD = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*\r\n"
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:" + _TEXT + rb"(?:[\t\x20-\x7e\x80-\xff]*" + _TEXT + rb")?)?)[ \t]*\r\n"
 )
 _SIZE_DIGITS = 15
 

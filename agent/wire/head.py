@@ -64,24 +64,30 @@ def kind_of(name: bytes) -> int:
     return kind
 
 
+# Connection carries one of these two in nearly every message that has the field at all.
+_OPTIONS = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"close"})}
+_NO_OPTIONS: frozenset[bytes] = frozenset()
+
+
 class Head:
-    """What requests and responses share. Built by `wire.http1`, whose parser calls `on_header`.
+    """What requests and responses share. Built by `wire.http1`, whose parser calls `on_header`; immutable from then on.
 
     `length` is the body's length in bytes, or None where Content-Length is absent; `chunked` whether the body is
     chunked. `options` holds the lower-case connection options. `upgrade` is the protocol asked for or switched to, as
     spelled.
     """
 
-    __slots__ = ("_special", "chunked", "fields", "length", "minor", "options", "upgrade")
+    __slots__ = ("_filtered", "_special", "chunked", "fields", "length", "minor", "options", "upgrade")
 
     def __init__(self) -> None:
         self.fields: Fields = []
         self.minor = 1
         self.length: int | None = None
         self.chunked = False
-        self.options: frozenset[bytes] = frozenset()
+        self.options = _NO_OPTIONS
         self.upgrade = b""
-        self._special: list[tuple[int, bytes, bytes]] = []
+        self._special: list[tuple[int, bytes]] = []
+        self._filtered = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one field from the parser."""
@@ -91,16 +97,31 @@ class Head:
             kind = kind_of(name)
         self.fields.append((name, value))
         if kind:
-            self._special.append((kind, name, value))
+            self._special.append((kind, value))
 
-    def _read_options(self, value: bytes) -> None:
-        options = frozenset(option.strip().lower() for option in value.split(b",") if option.strip())
-        self.options = self.options | options if self.options else options
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the sender leaves the connection open after this message (RFC 9112 section 9.3)."""
+        return b"close" not in self.options if self.minor else b"keep-alive" in self.options
 
-    def _read_length(self, value: bytes) -> Fault | None:
-        if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS or self.length is not None:
-            return Fault(Outcome.BAD_REQUEST, "bad or repeated Content-Length")
-        self.length = int(value)
+    def _read(self, kind: int, value: bytes) -> Fault | None:
+        """Interpret one of the fields that both roles share."""
+        if kind == LENGTH:
+            if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS or self.length is not None:
+                return Fault(Outcome.BAD_REQUEST, "bad or repeated Content-Length")
+            self.length = int(value)
+            return None
+        # The fields from here on may not leave as they came.
+        self._filtered = True
+        if kind == CODING:
+            return self._read_coding(value)
+        if kind == CONNECTION:
+            options = _OPTIONS.get(value)
+            if options is None:
+                options = frozenset(option.strip().lower() for option in value.split(b","))
+            self.options = self.options | options if self.options else options
+        elif kind == UPGRADE:
+            self.upgrade = value
         return None
 
     def _read_coding(self, value: bytes) -> Fault | None:
@@ -113,58 +134,48 @@ class Head:
         self.chunked = True
         return None
 
-    def _read_framing(self) -> Fault | None:
-        """Interpret the fields that both roles share. Returns the first fault."""
-        fault = None
-        for kind, _, value in self._special:
-            if kind == LENGTH:
-                fault = self._read_length(value)
-            elif kind == CODING:
-                fault = self._read_coding(value)
-            elif kind == CONNECTION:
-                self._read_options(value)
-            elif kind == UPGRADE:
-                self.upgrade = value.strip()
-            if fault is not None:
-                return fault
+    def _check_framing(self) -> Fault | None:
+        """What can be judged only once every field has been read."""
         if self.chunked and self.length is not None:
             return Fault(Outcome.BAD_REQUEST, "both Content-Length and Transfer-Encoding")
         if self.upgrade and b"upgrade" not in self.options:
             self.upgrade = b""
         return None
 
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the sender leaves the connection open after this message (RFC 9112 section 9.3)."""
-        return b"close" not in self.options if self.minor else b"keep-alive" in self.options
-
     def _lines(self, first: bytes, *, chunked: bool) -> list[bytes]:
         """The start line and the fields to forward. `chunked` says whether this hop frames the body in chunks."""
-        dropped = [name for kind, name, _ in self._special if kind >= CONNECTION or (kind == CODING and not chunked)]
-        if len(self.options) > (b"close" in self.options) + (b"keep-alive" in self.options):
-            nominated = self.options - _PROTECTED
-            dropped += [name for name, _ in self.fields if name.lower() in nominated]
-        fields = [field for field in self.fields if field[0] not in dropped] if dropped else self.fields
-        return [first, *[b"%b: %b" % field for field in fields]]
+        fields = self.fields
+        if self._filtered:
+            fields = [field for field in fields if not self._ends_here(field[0], chunked=chunked)]
+        return [first, *map(b": ".join, fields)]
+
+    def _ends_here(self, name: bytes, *, chunked: bool) -> bool:
+        kind = kind_of(name)
+        if kind >= CODING:
+            return kind != CODING or not chunked
+        if not self.options or self.options is _OPTIONS[b"keep-alive"]:
+            return False
+        name = name.lower()
+        return name in self.options and name not in _PROTECTED
 
 
 class RequestHead(Head):
     """A request's head.
 
     `target` is in origin form (or `*`). An absolute-form target has been split: its authority is `host` and its Host
-    field must agree. `expects_continue` is set where the client waits for 100 before it sends the body. `trailers` is
-    for the owner to keep those of a request that cannot be sent yet.
+    field must agree. `expects_continue` is set where the client waits for 100 before it sends the body.
     """
 
-    __slots__ = ("expects_continue", "host", "method", "target", "trailers")
+    __slots__ = ("_forwarded", "_names_host", "expects_continue", "host", "method", "target")
 
     def __init__(self) -> None:
         super().__init__()
         self.method = b""
         self.target = b""
         self.host: bytes | None = None
-        self.trailers: Fields = []
         self.expects_continue = False
+        self._names_host = False
+        self._forwarded = b""
 
     def on_url(self, part: bytes) -> None:
         """Take the target from the parser; a target split across reads arrives in parts."""
@@ -176,42 +187,52 @@ class RequestHead(Head):
 
     def complete(self) -> Fault | None:
         """Interpret the fields once all are there. Returns what is wrong with the request, or None."""
-        fault = self._read_framing() or self._read_host() or self._read_target()
+        fault = None
+        for kind, value in self._special:
+            if kind == HOST:
+                fault = self._read_host(value)
+            elif kind == EXPECT:
+                fault = self._read_expectation(value)
+            else:
+                fault = self._read(kind, value)
+            if fault is not None:
+                return fault
+        fault = self._check_framing() or self._check_target()
         if fault is not None:
             return fault
+        if not self._names_host and self.minor:
+            return Fault(Outcome.BAD_REQUEST, "HTTP/1.1 request without Host")
         if self.upgrade and (self.has_body or b"h2c" in self.upgrade.lower()):
             # h2c by upgrade is deprecated (RFC 9113 section 3.1) and a smuggling vector; a request with a body that
             # asks for an upgrade is served as what it is, for a server may ignore Upgrade (RFC 9110 section 7.8).
             self.upgrade = b""
+        # RFC 9110 section 10.1.1: ignored in HTTP/1.0, and pointless where no body follows.
+        self.expects_continue = self.expects_continue and bool(self.minor) and self.has_body
         return None
 
-    def _read_host(self) -> Fault | None:
-        for kind, _, value in self._special:
-            if kind == HOST:
-                if self.host is not None or _HOST.fullmatch(value) is None:
-                    return Fault(Outcome.BAD_REQUEST, "repeated or malformed Host")
-                self.host = value
-            elif kind == EXPECT:
-                if value.lower() != b"100-continue":
-                    return Fault(Outcome.EXPECTATION_FAILED, "unknown expectation")
-                # RFC 9110 section 10.1.1: ignored in HTTP/1.0, and pointless where no body follows.
-                self.expects_continue = bool(self.minor) and self.has_body
-        if self.host is None and self.minor:
-            return Fault(Outcome.BAD_REQUEST, "HTTP/1.1 request without Host")
+    def _read_host(self, value: bytes) -> Fault | None:
+        if self._names_host or _HOST.fullmatch(value) is None:
+            return Fault(Outcome.BAD_REQUEST, "repeated or malformed Host")
+        self._names_host = True
+        self.host = value
         return None
 
-    def _read_target(self) -> Fault | None:
+    def _read_expectation(self, value: bytes) -> Fault | None:
+        if value.lower() != b"100-continue":
+            return Fault(Outcome.EXPECTATION_FAILED, "unknown expectation")
+        self._filtered = self.expects_continue = True
+        return None
+
+    def _check_target(self) -> Fault | None:
         target = self.target
         if self.method == b"CONNECT":
             return Fault(Outcome.NOT_IMPLEMENTED, "CONNECT is not supported")
-        if target.startswith(b"/"):
-            if b"#" in target or not target.isascii():
-                return Fault(Outcome.BAD_REQUEST, "character outside the grammar in the request target")
-            return None
-        if target == b"*" and self.method == b"OPTIONS":
+        if b"#" in target or not target.isascii():
+            return Fault(Outcome.BAD_REQUEST, "character outside the grammar in the request target")
+        if target.startswith(b"/") or (target == b"*" and self.method == b"OPTIONS"):
             return None
         absolute = _ABSOLUTE.fullmatch(target)
-        if absolute is None or b"#" in target or not target.isascii():
+        if absolute is None:
             return Fault(Outcome.BAD_REQUEST, "bad request target")
         authority, rest = absolute.groups()
         if not authority or _HOST.fullmatch(authority) is None or self.host not in {None, authority}:
@@ -220,29 +241,36 @@ class RequestHead(Head):
         self.target = rest if rest.startswith(b"/") else b"/" + rest
         return None
 
-    def serialize(self) -> bytes:
+    def serialize(self, authority: bytes) -> bytes:
         """The head for the predictor: origin form, HTTP/1.1, hop-by-hop fields removed.
 
-        The expectation goes too: the agent answers 100 itself when the request is dispatched.
+        `authority` is for an HTTP/1.0 client that named no host; HTTP/1.1 must. The expectation goes too: the agent
+        answers 100 itself when the request is dispatched.
         """
+        if self._forwarded:
+            return self._forwarded
         lines = self._lines(b"%b %b HTTP/1.1" % (self.method, self.target), chunked=self.chunked)
-        if self.host is not None and not any(kind == HOST for kind, _, _ in self._special):
-            lines.insert(1, b"Host: " + self.host)
+        if not self._names_host:
+            lines.insert(1, b"Host: " + (authority if self.host is None else self.host))
         if self.upgrade:
             lines += [b"Connection: Upgrade", b"Upgrade: " + self.upgrade]
         lines.append(b"\r\n")
-        return b"\r\n".join(lines)
+        forwarded = b"\r\n".join(lines)
+        if self._names_host:
+            self._forwarded = forwarded
+        return forwarded
 
 
 class ResponseHead(Head):
     """A response's head. `reason` is the reason phrase as it came, perhaps empty."""
 
-    __slots__ = ("reason", "status")
+    __slots__ = ("_forwarded", "reason", "status")
 
     def __init__(self) -> None:
         super().__init__()
         self.status = 0
         self.reason = b""
+        self._forwarded: dict[tuple[bool, bool], bytes] = {}
 
     def on_status(self, part: bytes) -> None:
         """Take the reason phrase from the parser, perhaps in parts."""
@@ -250,7 +278,10 @@ class ResponseHead(Head):
 
     def complete(self) -> Fault | None:
         """Interpret the fields once all are there. Returns what is wrong with the response, or None."""
-        fault = self._read_framing()
+        fault = None
+        for kind, value in self._special:
+            fault = fault or self._read(kind, value)
+        fault = fault or self._check_framing()
         if fault is not None:
             return Fault(Outcome.UPSTREAM_INVALID, fault.detail)
         if not 100 <= self.status <= 999:
@@ -259,10 +290,13 @@ class ResponseHead(Head):
 
     def serialize(self, *, chunked: bool, close: bool) -> bytes:
         """The head for the client. `chunked` frames the body in chunks, `close` announces that the connection ends."""
-        lines = self._lines(b"HTTP/1.1 %d %b" % (self.status, self.reason), chunked=chunked)
-        if self.status == 101:
-            lines += [b"Connection: Upgrade", b"Upgrade: " + self.upgrade]
-        elif close:
-            lines.append(b"Connection: close")
-        lines.append(b"\r\n")
-        return b"\r\n".join(lines)
+        forwarded = self._forwarded.get((chunked, close))
+        if forwarded is None:
+            lines = self._lines(b"HTTP/1.1 %d %b" % (self.status, self.reason), chunked=chunked)
+            if self.status == 101:
+                lines += [b"Connection: Upgrade", b"Upgrade: " + self.upgrade]
+            elif close:
+                lines.append(b"Connection: close")
+            lines.append(b"\r\n")
+            forwarded = self._forwarded[chunked, close] = b"\r\n".join(lines)
+        return forwarded
