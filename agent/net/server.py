@@ -5,7 +5,6 @@ import gc
 import resource
 import signal
 import socket
-import sys
 import time
 from functools import partial
 from time import monotonic
@@ -56,7 +55,7 @@ class Server:
         )
         observers: list[Observer] = [self.counters]
         if settings.access_log is not Mode.OFF:
-            observers.append(AccessLog(settings.access_log, sys.stdout.write, time.time() - now))
+            observers.append(AccessLog(settings.access_log, partial(print, end="", flush=True), time.time() - now))
         shared = Shared(partial(logs.failure, "connection failed"))
         self.gate = Gate(
             loop=loop,
@@ -103,10 +102,8 @@ class Server:
             factory = partial(Downstream, self.gate, pool, self._limits, self.connections)
             self._listeners.append(await self._loop.create_server(factory, sock=sock, backlog=_BACKLOG))
         self._sweeper = Sweeper(self._loop, self.settings, self.connections, self.pools)
-        # aiohttp takes 0.15 s to import; the data port already answers meanwhile (connections queue in its backlog).
-        from agent.admin.app import Admin  # noqa: PLC0415
-
-        self._admin = Admin(self)
+        # aiohttp takes 0.15 s to import; in a thread, the data port answers meanwhile.
+        self._admin = (await asyncio.to_thread(_load_admin))(self)
         await self._admin.start(admin)
         self.addresses = [_name(sock) for sock in data]
         self.admin_address = _name(admin)
@@ -135,6 +132,12 @@ class Server:
     def _close_listeners(self) -> None:
         for listener in self._listeners:
             listener.close()
+
+
+def _load_admin() -> "type[Admin]":
+    from agent.admin.app import Admin  # noqa: PLC0415
+
+    return Admin
 
 
 def _bind(listen: Listen) -> socket.socket:
