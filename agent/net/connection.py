@@ -46,7 +46,7 @@ class Shared:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """A transport with gathered writes. Subclasses implement `received`, `ended`, `lost` and `writable`."""
+    """A transport with gathered writes. Subclasses implement `received`, `ended`, `lost`, `writable` and `fail`."""
 
     __slots__ = ("_out", "_paused", "_shared", "_transport", "_view", "congested")
 
@@ -74,6 +74,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def writable(self, *, ready: bool) -> None:
         """The write buffer filled up (`ready` false) or drained."""
+        raise NotImplementedError
+
+    def fail(self) -> None:
+        """A callback has raised, which is our bug: end what this connection carries."""
         raise NotImplementedError
 
     # What a subclass and its peers call

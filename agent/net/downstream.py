@@ -105,7 +105,7 @@ class Downstream(Connection):
             data = self._sniff(data)
         self._machine.feed(data)
         if self.phase is IDLE:
-            if not self._machine.in_head:
+            if not (self._machine.in_head or self._sniffed):
                 self.head_since = 0.0
             elif not self.head_since:
                 self.head_since = monotonic()
@@ -134,6 +134,12 @@ class Downstream(Connection):
     def writable(self, *, ready: bool) -> None:
         if self._exchange is not None:
             self._exchange.on_client_writable(ready=ready)
+
+    def fail(self) -> None:
+        exchange = self._exchange
+        self.abort()
+        if exchange is not None:
+            exchange.abandon()
 
     def abort(self) -> None:
         self._exchange = None

@@ -159,6 +159,18 @@ class Exchange:
         else:
             down.abort()
 
+    def abandon(self) -> None:
+        """Account for an exchange that a bug of ours has broken, wherever it was."""
+        if self._phase is ENDED:
+            return
+        down, self._down = self._down, None
+        if self._response is None:
+            self.status = self._gate.replies.status(Outcome.INTERNAL)
+        self._drop_upstream()
+        self._finish(Outcome.INTERNAL)
+        if down is not None:
+            down.abort()
+
     # From the client
 
     def on_request_body(self, data: memoryview, end: bool) -> None:

@@ -106,6 +106,12 @@ class Upstream(Connection):
         if self.exchange is not None:
             self.exchange.on_upstream_writable(ready=ready)
 
+    def fail(self) -> None:
+        exchange = self.exchange
+        self.discard()
+        if exchange is not None:
+            exchange.abandon()
+
     # Sink of the machine
 
     def on_response(self, head: ResponseHead, end: bool) -> None:
