@@ -65,8 +65,10 @@ def run(args: argparse.Namespace) -> int:
     allow_many_connections()
     try:
         return uvloop.run(_main(script, _choose_view(script, plain=args.plain)))
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # `headgate demo | head`: nobody reads on, and Python's own flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
 
 
 def read_script(args: argparse.Namespace) -> tuple[Script, list[str]]:

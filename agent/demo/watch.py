@@ -93,7 +93,7 @@ class Watch:
         """Mean executing and queued in the gate over `phase`, from the agent's integral counters."""
         start_s, end_s = self._script.start_s(phase), self._script.start_s(phase + 1)
         inside = [mark for mark in self._marks if start_s <= mark.elapsed_s <= end_s]
-        if len(inside) < 2 or inside[-1].elapsed_s == inside[0].elapsed_s:
+        if len(inside) < 2:
             return 0.0, 0.0
         first, last = inside[0], inside[-1]
         span_s = last.elapsed_s - first.elapsed_s
@@ -107,6 +107,8 @@ class Watch:
         await self._ask()
 
     def _mark(self, elapsed_s: float) -> None:
+        if self._marks and self._marks[-1].elapsed_s == elapsed_s:
+            return  # before the first request and after the last the time axis stands still
         answered, refused, failed = self._counts
         due = bisect_left(self._due_ns, elapsed_s * NS_PER_S)
         mark = _Mark(elapsed_s, self.gate, due, (answered, refused, failed))
@@ -178,9 +180,9 @@ async def _get(address: Address, path: str) -> bytes:
 
 
 def _rates(recent: Sequence[_Mark]) -> Rates:
+    if len(recent) < 2:
+        return Rates()
     first, last = recent[0], recent[-1]
     span_s = last.elapsed_s - first.elapsed_s
-    if span_s <= 0:
-        return Rates()
     ended = [(after - before) / span_s for before, after in zip(first.ended, last.ended, strict=True)]
     return Rates((last.offered - first.offered) / span_s, *ended)

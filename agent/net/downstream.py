@@ -165,8 +165,8 @@ class Downstream(Connection):
         self.head_since = 0.0
         self._head = head
         self._close_after = self._gate.closing or not head.minor or not head.keep_alive
-        exchange = self._exchange = Exchange(self._gate, self._pool, self, head)
-        exchange.begin(uploaded=end)
+        exchange = self._exchange = Exchange(self._gate, self._pool, self, head, uploaded=end)
+        exchange.begin()
 
     def on_body(self, data: memoryview, end: bool) -> None:
         exchange = self._exchange

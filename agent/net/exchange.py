@@ -16,6 +16,7 @@ from agent.errors import Fault, Outcome
 from agent.net.client import Client
 from agent.net.connection import PAUSE_PEER, PAUSE_QUEUED
 from agent.net.gate import Gate
+from agent.net.upload import Upload
 from agent.net.upstream import Pool, Upstream
 from agent.policy import admission
 from agent.policy.admission import Ticket
@@ -45,7 +46,6 @@ class Exchange:
     """A request and its answer. Also the record that observers read (observe.hooks.Record)."""
 
     __slots__ = (
-        "_buffer",
         "_down",
         "_gate",
         "_head",
@@ -54,11 +54,9 @@ class Exchange:
         "_response",
         "_retried",
         "_ticket",
-        "_trailers",
         "_up",
-        "_uploaded",
+        "_upload",
         "arrived",
-        "bytes_in",
         "bytes_out",
         "dispatched",
         "ended",
@@ -71,7 +69,7 @@ class Exchange:
         "usage",
     )
 
-    def __init__(self, gate: Gate, pool: Pool, down: Client, head: RequestHead) -> None:
+    def __init__(self, gate: Gate, pool: Pool, down: Client, head: RequestHead, *, uploaded: bool) -> None:
         self._gate = gate
         self._pool = pool
         self._down: Client | None = down
@@ -80,10 +78,8 @@ class Exchange:
         self._ticket: Ticket | None = None
         self._up: Upstream | None = None
         self._response: ResponseHead | None = None
-        self._uploaded = False
+        self._upload = Upload(chunked=head.chunked, complete=uploaded, keep=gate.queued_body if gate.retry_stale else 0)
         self._retried = False
-        self._buffer: list[bytes] = []
-        self._trailers: Fields = []
         self.usage: Usage | None = None
         self.route: Route
         self.outcome = SERVED
@@ -94,8 +90,11 @@ class Exchange:
         self.dispatched = 0.0
         self.responded = 0.0
         self.ended = 0.0
-        self.bytes_in = 0
         self.bytes_out = 0
+
+    @property
+    def bytes_in(self) -> int:
+        return self._upload.size
 
     @property
     def method(self) -> bytes:
@@ -112,11 +111,10 @@ class Exchange:
 
     # From admission
 
-    def begin(self, *, uploaded: bool) -> None:
-        """Classify and offer. `uploaded` says that no body follows the head."""
+    def begin(self) -> None:
+        """Classify and offer."""
         gate, head = self._gate, self._head
         gate.active += 1
-        self._uploaded = uploaded
         now = self.arrived = monotonic()
         route = self.route = gate.classifier.classify(head.method, head.target)
         if route.kind is not INFERENCE:
@@ -175,26 +173,22 @@ class Exchange:
 
     def on_request_body(self, data: memoryview, end: bool) -> None:
         """A piece of the request's body; `data` is valid during the call only."""
-        size = len(data)
-        self.bytes_in += size
+        upload = self._upload
+        upload.size += len(data)
         if end:
-            self._uploaded = True
-        phase = self._phase
-        if phase is RELAYING or phase is TUNNEL:
-            if self._gate.retry_stale:
-                self._keep_for_replay(bytes(data))
-            self._forward(bytes(data), end=end)
-        elif phase is not ENDED and size:
+            upload.complete = True
+        if self._up is not None:
+            upload.send(self._up, bytes(data))
+            if self._up.congested and self._down is not None:
+                self._down.pause(PAUSE_PEER)
+        elif self._phase is not ENDED and data:
             self._hold(bytes(data))
 
     def on_request_trailers(self, fields: Fields) -> None:
         """The end of a chunked request body that has trailers."""
-        self._uploaded = True
-        if self._phase is RELAYING and self._up is not None:
-            self._up.write(_last_chunk(fields))
-        elif self._phase is not ENDED:
-            # They follow the body in the buffer when it is sent, as the end of a chunked body does.
-            self._trailers = fields
+        self._upload.end_with(fields)
+        if self._up is not None:
+            self._upload.send(self._up, b"")
 
     def on_client_gone(self) -> None:
         """The client has left. What has not reached the model is undone; what may be computing keeps its slot."""
@@ -206,7 +200,7 @@ class Exchange:
             self._finish(SERVED)
             return
         self.status = self._gate.replies.status(Outcome.CLIENT_GONE)
-        if self._phase is RELAYING and self._uploaded and self._response is None:
+        if self._phase is RELAYING and self._upload.complete and self._response is None:
             return
         self._drop_upstream()
         self._finish(Outcome.CLIENT_GONE)
@@ -227,18 +221,17 @@ class Exchange:
         self._up = up
         head, down = self._head, self._down
         up.begin(self, head)
-        if self._buffer or (self._uploaded and head.chunked):
-            self._replay()
-        if down is not None and not self._uploaded:
-            if head.expects_continue and not self.bytes_in:
+        self._upload.send_held(up)
+        if down is not None and not self._upload.complete:
+            if head.expects_continue and not self._upload.size:
                 down.send_continue()
             down.expect_bulk(bulk=True)
             down.resume(PAUSE_QUEUED)
 
     def on_refused_connection(self) -> None:
-        """A dial has failed. Only inference waits for the next:
+        """A dial has failed.
 
-        a probe is there to learn that the predictor is down.
+        Only inference waits for the next one: a probe is there to learn that the predictor is down.
         """
         ticket = self._ticket
         if ticket is None or monotonic() - self.arrived >= self._gate.admission.patience:
@@ -252,7 +245,7 @@ class Exchange:
     def on_response(self, head: ResponseHead, end: bool) -> None:
         """The final answer's head."""
         self._response = head
-        self._buffer.clear()
+        self._upload.drop()
         self.responded = monotonic()
         down = self._down
         if down is not None:
@@ -320,55 +313,15 @@ class Exchange:
 
     def _hold(self, data: bytes) -> None:
         """Keep a piece of the body of a request that waits, up to the bound; the rest stays in the client's socket."""
-        self._buffer.append(data)
+        self._upload.hold(data)
         if self._phase is QUEUED and self._ticket is not None:
             self._gate.admission.charge(self._ticket, len(data))
-        if self.bytes_in >= self._gate.queued_body and self._down is not None and not self._uploaded:
+        if self._upload.size >= self._gate.queued_body and self._down is not None and not self._upload.complete:
             self._down.pause(PAUSE_QUEUED)
-
-    def _forward(self, data: bytes, *, end: bool) -> None:
-        up = self._up
-        assert up is not None
-        if self._head.chunked and self._phase is RELAYING:
-            if data:
-                up.write(b"%x\r\n%b\r\n" % (len(data), data))
-            if end:
-                up.write(b"0\r\n\r\n")
-        elif data:
-            up.write(data)
-        if up.congested and self._down is not None:
-            self._down.pause(PAUSE_PEER)
-
-    def _replay(self) -> None:
-        """Send what has gathered of the body."""
-        up, buffer = self._up, self._buffer
-        assert up is not None
-        for data in buffer:
-            self._forward(data, end=False)
-        if not self._gate.retry_stale:
-            self._buffer = []
-        if self._uploaded and self._head.chunked:
-            up.write(_last_chunk(self._trailers))
-
-    def _keep_for_replay(self, data: bytes) -> None:
-        if self._can_replay():
-            self._buffer.append(data)
-        else:
-            self._buffer = []
-
-    def _can_replay(self) -> bool:
-        """Whether the whole body so far is small enough to be kept for a second sending."""
-        return self.bytes_in <= self._gate.queued_body
 
     def _may_retry(self) -> bool:
         up = self._up
-        return (
-            self._gate.retry_stale
-            and up is not None
-            and not (up.fresh or up.answered or self._retried)
-            and self._uploaded
-            and self._can_replay()
-        )
+        return up is not None and not (up.fresh or up.answered or self._retried) and self._upload.can_repeat
 
     def _on_response_end(self, trailers: Fields) -> None:
         down, up, response = self._down, self._up, self._response
@@ -377,7 +330,7 @@ class Exchange:
         self._up = None
         # A request that is not all sent would be continued by the next one's head; an answer until EOF has used the
         # connection up.
-        up.end(reusable=self._uploaded and response.keep_alive)
+        up.end(reusable=self._upload.complete and response.keep_alive)
         self._finish(SERVED if down is not None else Outcome.CLIENT_GONE)
         if down is not None:
             down.send_end(trailers)
@@ -395,7 +348,7 @@ class Exchange:
         assert self._phase is not ENDED, "an exchange ends once"
         gate, ticket = self._gate, self._ticket
         self._phase = ENDED
-        self._buffer = []
+        self._upload.drop()
         self.outcome = outcome
         now = self.ended = monotonic()
         started: Sequence[Ticket] = ()
@@ -412,9 +365,3 @@ class Exchange:
             gate.dispatch(started, now)
         if gate.closing and not gate.active:
             gate.idle.set()
-
-
-def _last_chunk(trailers: Fields) -> bytes:
-    if not trailers:
-        return b"0\r\n\r\n"
-    return b"\r\n".join([b"0", *[b"%b: %b" % field for field in trailers], b"", b""])

@@ -24,8 +24,10 @@ class Record(Protocol):
     dispatched: float
     responded: float
     ended: float
-    bytes_in: int
     bytes_out: int
+
+    @property
+    def bytes_in(self) -> int: ...
 
     @property
     def method(self) -> bytes: ...
