@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import importlib.util
+import math
 import os
 import signal
 import sys
@@ -83,18 +84,18 @@ def read_script(args: argparse.Namespace) -> tuple[Script, list[str]]:
         if low <= value <= high:
             return value
         problems.append(f"{flag} {text!r}; accepted: {accepted}")
-        return low
+        return high
 
     duration_s = read("--duration", args.duration, parse_duration, *_DURATION_S, "2s to 10m")
     slots = int(read("--slots", args.slots, int, *_SLOTS, f"a whole number from 1 to {_SLOTS[1]}"))
-    longest_s = duration_s / _SERVICES
+    longest_s = math.floor(duration_s / _SERVICES * 1000) / 1000
     service_s = read(
         "--service-time",
         args.service_time,
         parse_duration,
         0.001,
         longest_s,
-        f"1ms to {format_duration(round(longest_s, 3))}, a {_SERVICES}th of the duration",
+        f"1ms to {format_duration(longest_s)}, a {_SERVICES}th of the duration",
     )
     seed = int(read("--seed", args.seed, int, 0, 2**32 - 1, f"a whole number from 0 to {2**32 - 1}"))
     if not problems and slots / service_s > _MAX_CAPACITY:

@@ -30,6 +30,8 @@ _MAX_BODY = 256 * 1024 * 1024
 # A slot that is freed late, since timers round up to a millisecond, hands the lateness to its next request as a shorter
 # wait, so that capacity stays slots / service time. Beyond this the process was stopped, and then time is lost.
 _CATCH_UP_S = 0.01
+# aiohttp reads 0 as "wait for ever".
+_SHUTDOWN_S = 0.1
 _PADDING_OUTPUT = {"name": "padding", "datatype": "BYTES", "shape": [1], "data": [""]}
 
 
@@ -245,7 +247,7 @@ async def serve(host: str, port: int, model: str, behaviour: Behaviour) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     predictor = Predictor(model, behaviour)
-    runner = web.AppRunner(predictor.application(), access_log=None, shutdown_timeout=0.0)
+    runner = web.AppRunner(predictor.application(), access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, backlog=4096)

@@ -1,0 +1,187 @@
+"""The command as a process of its own, against servers in the test."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from loadgen import cli
+from tests.loadgen.peers import SHED, Line, answering, refused_address, serving
+
+METADATA = json.dumps({"name": "m", "inputs": [{"name": "x", "datatype": "INT32", "shape": [-1, 4]}]}).encode()
+
+
+def reply(body: bytes, status: str = "200 OK") -> bytes:
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(body), body)
+
+
+class Model:
+    """A V2 model: gives metadata, answers inferences at once, keeps the requests it saw."""
+
+    def __init__(self, metadata: bytes = reply(METADATA)) -> None:
+        self.infers: list[bytes] = []
+        self.seen = asyncio.Event()
+        self._metadata = metadata
+
+    async def __call__(self, line: Line) -> None:
+        while True:
+            request = await line.request()
+            if request.startswith(b"GET /v2/models/m HTTP/1.1\r\n"):
+                await line.send(self._metadata)
+                continue
+            assert request.startswith(b"POST /v2/models/m/infer HTTP/1.1\r\n")
+            self.infers.append(request)
+            self.seen.set()
+            await line.send(reply(b"{}"))
+
+
+async def start(*arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "loadgen", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+
+
+async def command(*arguments: str) -> tuple[int | None, str, str]:
+    """Exit code, standard output and standard error of `headgate-load ARGUMENTS`."""
+    process = await start(*arguments)
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+def bodies(infers: Sequence[bytes]) -> list[bytes]:
+    return sorted(infer.partition(b"\r\n\r\n")[2] for infer in infers)
+
+
+async def test_an_open_loop_run_writes_table_and_json(tmp_path: Path) -> None:
+    model = Model()
+    file = tmp_path / "result.json"
+    async with serving(model) as peer:
+        url = f"http://127.0.0.1:{peer.address[1]}"
+        arguments = ["run", url, "-m", "m", "-q", "300", "-z", "300ms", "-H", "X-Tenant: a", "--json", f"{file}"]
+        code, out, err = await command(*arguments, "--seed", "11")
+    assert err == ""
+    # A machine too busy to send on time is told so, by 5; the counts hold all the same.
+    assert code in {0, cli.EXIT_GENERATOR}
+    document = json.loads(file.read_text())
+    assert document["sent"] == document["total"]["outcomes"]["ok"]["count"] == len(model.infers) > 40
+    assert document["settings"]["inputs"] == [{"name": "x", "datatype": "INT32", "shape": [1, 4]}]
+    assert "x INT32[1,4]" in out
+    assert f"HTTP 200: {len(model.infers)}" in out
+    assert all(b"X-Tenant: a\r\n" in infer for infer in model.infers)
+    first = model.infers
+    model.infers = []
+    async with serving(model) as peer:
+        await command("run", f"http://127.0.0.1:{peer.address[1]}", *arguments[2:], "--seed", "11")
+    assert bodies(model.infers) == bodies(first)
+
+
+async def test_a_closed_loop_run_of_so_many_requests() -> None:
+    model = Model()
+    async with serving(model) as peer:
+        code, out, _ = await command("run", f"http://127.0.0.1:{peer.address[1]}", "-m", "m", "-c", "3", "-n", "50")
+    assert (code, len(model.infers)) == (0, 50)
+    assert "closed loop, 3 callers, at most 50 requests" in out
+
+
+async def test_a_server_that_refuses_everything_is_measured_all_the_same() -> None:
+    async with serving(answering(SHED)) as peer:
+        url = f"http://127.0.0.1:{peer.address[1]}"
+        code, out, _ = await command("run", url, "-m", "m", "--shape", "a:2:INT8", "-n", "20", "-c", "2")
+    assert code == 0
+    assert "HTTP 503: 20" in out
+
+
+async def test_shapes_do_where_there_is_no_metadata() -> None:
+    model = Model(reply(b"not json"))
+    async with serving(model) as peer:
+        url = f"http://127.0.0.1:{peer.address[1]}"
+        code, _, err = await command("run", url, "-m", "m", "-n", "1")
+        assert code == cli.EXIT_UNREACHABLE
+        assert "GET /v2/models/m answered 200" in err
+        assert "--shape NAME" in err
+        assert model.infers == []
+        code, _, _ = await command("run", url, "-m", "m", "-n", "1", "--shape", "a:2,3:INT8")
+        assert code == 0
+    assert json.loads(bodies(model.infers)[0])["inputs"][0]["shape"] == [2, 3]
+
+
+async def test_an_unreachable_target_is_exit_3() -> None:
+    address, held = refused_address()
+    with held:
+        for more in ((), ("--shape", "a:1")):
+            code, out, err = await command("run", f"http://127.0.0.1:{address[1]}", "-m", "m", *more)
+            assert (code, out) == (cli.EXIT_UNREACHABLE, "")
+            assert f"http://127.0.0.1:{address[1]} cannot be reached" in err
+
+
+async def test_an_interrupted_run_prints_what_it_has() -> None:
+    model = Model()
+    async with serving(model) as peer:
+        process = await start("run", f"http://127.0.0.1:{peer.address[1]}", "-m", "m", "-q", "50", "-z", "1h")
+        async with asyncio.timeout(30):
+            await model.seen.wait()
+            process.send_signal(signal.SIGINT)
+            out, err = await process.communicate()
+    assert process.returncode == cli.EXIT_INTERRUPTED
+    assert b"outcome" in out
+    assert err == b""
+
+
+async def test_a_generator_that_cannot_keep_up_is_exit_5(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model()
+    async with serving(model) as peer:
+        process = await start(
+            "run", f"http://127.0.0.1:{peer.address[1]}", "-m", "m", "-q", "50", "-z", "500ms", "-t", "30s"
+        )
+        async with asyncio.timeout(30):
+            await model.seen.wait()
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(0.3)  # how long the generator stands still, most of its own schedule
+            process.send_signal(signal.SIGCONT)
+            out, _ = await process.communicate()
+    assert process.returncode == cli.EXIT_GENERATOR
+    assert b"WARNING  generator-limited: sends were late by" in out
+
+
+def test_bad_settings_are_exit_64_all_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "nowhere", "--rate", "x", "--timeout", "5", "--bogus"]) == cli.EXIT_USAGE
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 5
+    for line, part in zip(lines, ("--bogus", "URL 'nowhere'", "--model", "--rate 'x'", "--timeout '5'"), strict=True):
+        assert part in line
+
+
+@pytest.mark.parametrize("arguments", [[], ["sweep"], ["run", "--rate"], ["run", "--dur", "5s"]])
+def test_a_wrong_command_line_is_exit_64(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == cli.EXIT_USAGE
+    assert "headgate-load" in capsys.readouterr().err
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["run", "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--model", "--concurrency", "--rate", "--steps", "--arrivals", "--duration", "--requests", "--timeout",
+                 "--shape", "--header", "--seed", "--json"):  # fmt: skip
+        assert flag in text
+
+
+async def test_a_result_that_cannot_be_written_is_exit_1(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    model = Model()
+    async with serving(model) as peer:
+        url = f"http://127.0.0.1:{peer.address[1]}"
+        process = await start("run", url, "-m", "m", "-q", "100", "-z", "300ms", "--json", f"{folder / 'r.json'}")
+        await model.seen.wait()
+        folder.rmdir()
+        out, err = await process.communicate()
+    assert process.returncode == cli.EXIT_UNWRITTEN
+    assert b"--json" in err
+    assert b"outcome" in out
