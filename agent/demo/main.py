@@ -28,6 +28,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 64
 EXIT_INTERRUPTED = 130
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MODEL = "synthetic"
 _INPUT = Tensor("input-0", "FP32", (1, 16))
 _BODIES = 64
@@ -120,16 +121,15 @@ def _choose_view(script: Script, *, plain: bool) -> View:
 async def _main(script: Script, view: View) -> int:
     loop = asyncio.get_running_loop()
     play = asyncio.create_task(_play(script, view))
-    interrupted = False
 
     def interrupt() -> None:
-        # Once only: a second Ctrl-C must not cancel the ending of the children.
-        nonlocal interrupted
-        if not interrupted:
-            interrupted = True
-            play.cancel()
+        # From here on the demo only ends its children, and a second Ctrl-C must not come between.
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+        play.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         loop.add_signal_handler(number, interrupt)
     try:
         await play

@@ -57,23 +57,18 @@ class Executor:
     The n-th execution to start always has the n-th service time and fate drawn from the seed.
     """
 
-    def __init__(self, behaviour: Behaviour) -> None:
+    def __init__(self, behaviour: Behaviour, loop: asyncio.AbstractEventLoop) -> None:
+        self.executing = 0
         self.peak_executing = 0
         self.served = 0
         self.failed = 0
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._slots = behaviour.slots
         self._fail_share = behaviour.fail_share
         self._cv = behaviour.cv
         self._service_s = behaviour.service_s
         self._source = random.Random(behaviour.seed)
         self._waiting: deque[asyncio.Future[bool]] = deque()
-        self._running: set[asyncio.Future[bool]] = set()
-
-    @property
-    def executing(self) -> int:
-        """How many hold a slot."""
-        return len(self._running)
 
     @property
     def waiting(self) -> int:
@@ -88,12 +83,6 @@ class Executor:
             self._start(self._loop.time())
         return await future
 
-    def close(self) -> None:
-        """Abandon everything that executes or waits; nothing more can be executed."""
-        for future in (*self._running, *self._waiting):
-            future.cancel()
-        self._waiting.clear()
-
     def draw(self) -> tuple[float, bool]:
         """The service time in seconds and the success of the next execution."""
         succeeds = self._source.random() >= self._fail_share
@@ -104,13 +93,13 @@ class Executor:
 
     def _start(self, start: float) -> None:
         future = self._waiting.popleft()
-        self._running.add(future)
         service_s, succeeds = self.draw()
+        self.executing += 1
         self.peak_executing = max(self.peak_executing, self.executing)
         self._loop.call_at(start + service_s, self._end, start + service_s, future, succeeds)
 
     def _end(self, planned: float, future: "asyncio.Future[bool]", succeeds: bool) -> None:
-        self._running.discard(future)
+        self.executing -= 1
         self.served += succeeds
         self.failed += not succeeds
         if not future.done():
@@ -123,7 +112,7 @@ class Predictor:
     """The HTTP face of one model."""
 
     def __init__(self, model: str, behaviour: Behaviour) -> None:
-        self.executor = Executor(behaviour)
+        self.executor = Executor(behaviour, asyncio.get_running_loop())
         self._model = model
         self._response_bytes = behaviour.response_bytes
 
@@ -246,15 +235,13 @@ async def serve(host: str, port: int, model: str, behaviour: Behaviour) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    predictor = Predictor(model, behaviour)
-    runner = web.AppRunner(predictor.application(), access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    runner = web.AppRunner(Predictor(model, behaviour).application(), access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, backlog=4096)
         await site.start()
         print(json.dumps({"event": "listening", "host": host, "port": runner.addresses[0][1]}), flush=True)
         await stop.wait()
-        predictor.executor.close()
     finally:
         await runner.cleanup()
 

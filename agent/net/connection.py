@@ -118,6 +118,11 @@ class Connection(asyncio.BufferedProtocol):
             if not self._paused and self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes the peer has not taken, beyond what the kernel holds for it."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
     def close(self) -> None:
         """Send what is queued, then close."""
         self.flush()
@@ -128,7 +133,9 @@ class Connection(asyncio.BufferedProtocol):
         """Drop the connection so that the peer cannot take what it has for complete: RST, not FIN."""
         transport = self._transport
         self._out.clear()
-        if transport is None or transport.is_closing():
+        # One that closes with nothing left to send is on its way out, and its FIN may be on the wire; one that still
+        # has bytes for a peer that does not read would never end.
+        if transport is None or (transport.is_closing() and not transport.get_write_buffer_size()):
             return
         sock = transport.get_extra_info("socket")
         if sock is not None:
@@ -151,7 +158,7 @@ class Connection(asyncio.BufferedProtocol):
             self.received(self._view[:nbytes])
         except Exception as error:
             self._shared.report(error)
-            self.abort()
+            self.fail()
         self._shared.flush()
 
     def eof_received(self) -> bool:
@@ -160,7 +167,7 @@ class Connection(asyncio.BufferedProtocol):
             keep = self.ended()
         except Exception as error:
             self._shared.report(error)
-            self.abort()
+            self.fail()
         self._shared.flush()
         return keep
 
@@ -171,13 +178,20 @@ class Connection(asyncio.BufferedProtocol):
             self.lost()
         except Exception as error:
             self._shared.report(error)
+            self.fail()
         self._shared.flush()
 
     def pause_writing(self) -> None:
-        self.congested = True
-        self.writable(ready=False)
+        self._congest(congested=True)
 
     def resume_writing(self) -> None:
-        self.congested = False
-        self.writable(ready=True)
+        self._congest(congested=False)
         self._shared.flush()
+
+    def _congest(self, *, congested: bool) -> None:
+        self.congested = congested
+        try:
+            self.writable(ready=not congested)
+        except Exception as error:
+            self._shared.report(error)
+            self.fail()

@@ -56,6 +56,8 @@ class Downstream(Connection):
         "_gate",
         "_head",
         "_machine",
+        "_moved",
+        "_moved_at",
         "_pool",
         "_sniffed",
         "head_since",
@@ -76,6 +78,8 @@ class Downstream(Connection):
         self._head: RequestHead
         self._close_after = False
         self._chunk_out = False
+        self._moved = (-1, -1)
+        self._moved_at = 0.0
         self.phase = IDLE
         self.since = 0.0
         self.head_since = 0.0
@@ -109,7 +113,7 @@ class Downstream(Connection):
                 self.head_since = 0.0
             elif not self.head_since:
                 self.head_since = monotonic()
-        elif len(self._machine.held) > MAX_HELD:
+        if len(self._machine.held) > MAX_HELD:
             self.pause(PAUSE_PIPELINE)
 
     def ended(self) -> bool:
@@ -127,13 +131,17 @@ class Downstream(Connection):
     def lost(self) -> None:
         self._connections.discard(self)
         self._machine.stop()
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.on_client_gone()
+        if self._exchange is not None:
+            self._exchange.on_client_gone()
+            self._exchange = None
+        if self._gate.closing and not self._connections:
+            self._gate.idle.set()
 
     def writable(self, *, ready: bool) -> None:
         if self._exchange is not None:
             self._exchange.on_client_writable(ready=ready)
+        elif ready and self.phase is IDLE:
+            self._go_on()
 
     def fail(self) -> None:
         exchange = self._exchange
@@ -146,12 +154,36 @@ class Downstream(Connection):
         self._machine.stop()
         super().abort()
 
+    def close(self) -> None:
+        # What the client sent and we did not look at must not become a request while the last reply goes out.
+        self._machine.stop()
+        super().close()
+
     # Time-outs and drain
 
     def expire_head(self) -> None:
         """The rest of the head is overdue."""
         self._reply_to_fault(Fault(Outcome.HEAD_TIMEOUT, ""))
         self._gate.shared.flush()
+
+    def give_up(self) -> None:
+        """The client neither sends nor takes what it should: it is as good as gone."""
+        exchange = self._exchange
+        self.abort()
+        if exchange is not None:
+            exchange.on_client_gone()
+        self._gate.shared.flush()
+
+    def has_stalled(self, now: float, patience: float) -> bool:
+        """Whether the client is the one that is waited for, and for more than `patience` seconds nothing has moved."""
+        exchange = self._exchange
+        unsent = self.unsent
+        waits = unsent or (exchange is not None and exchange.lacks_body and not self._paused)
+        moved = (unsent, exchange.bytes_in if exchange is not None else 0)
+        if not waits or moved != self._moved:
+            self._moved = moved
+            self._moved_at = now
+        return now - self._moved_at > patience
 
     def close_if_idle(self) -> None:
         """End the connection unless a request is under way or on its way."""
@@ -245,6 +277,8 @@ class Downstream(Connection):
             head.expects_continue or head.length is None or head.length > MAX_DRAIN
         ):
             self._close_after = True
+        if self._gate.closing:
+            self._close_after = True
         self.write(
             self._gate.replies.http(outcome, close=self._close_after, bodyless=head.method == b"HEAD", detail=detail)
         )
@@ -258,6 +292,8 @@ class Downstream(Connection):
         self.write(head.serialize(chunked=False, close=False))
         self._chunk_out = False
         self.expect_bulk(bulk=True)
+        # What the client sent ahead of the answer belongs to the tunnel; it may have been too much to hold.
+        self.resume(PAUSE_PIPELINE)
         self._machine.start_tunnel()
 
     def close_tunnel(self) -> None:
@@ -289,18 +325,28 @@ class Downstream(Connection):
         elif self._machine.state is READY:
             self.phase = IDLE
             self.since = monotonic()
-            self.resume(PAUSE_ALL)
-            self._machine.next_message()
+            # Replies to a client that sends requests and reads nothing would gather here without bound.
+            if not self.congested:
+                self._go_on()
+
+    def _go_on(self) -> None:
+        """Look at what the client sent after a request that has been answered."""
+        self.resume(PAUSE_ALL)
+        self._machine.next_message()
+        if len(self._machine.held) > MAX_HELD:
+            self.pause(PAUSE_PIPELINE)
+        if self.phase is IDLE and self._machine.in_head:
+            self.head_since = self.since
 
     def _end_connection(self) -> None:
-        if self._machine.state is READY:
+        self.since = monotonic()
+        if self._machine.state is READY and not self._machine.held:
             self.close()
             return
         # The client is still sending. Closing now would reset the connection and take the reply with it.
         self.flush()
         self._machine.stop()
         self.phase = LINGERING
-        self.since = monotonic()
         self.resume(PAUSE_ALL)
         if self._transport is not None and self._transport.can_write_eof():
             self._transport.write_eof()

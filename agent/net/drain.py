@@ -1,8 +1,9 @@
 """The orderly end: fail readiness, serve on while the world takes notice, finish what runs, end the rest visibly."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from enum import StrEnum
+from time import monotonic
 
 from agent.errors import Outcome
 from agent.net.downstream import Downstream
@@ -40,7 +41,7 @@ class Drain:
     def __init__(
         self,
         gate: Gate,
-        connections: Iterable[Downstream],
+        connections: Collection[Downstream],
         pools: Iterable[Pool],
         close_listeners: Callable[[], None],
         *,
@@ -78,10 +79,11 @@ class Drain:
         self._close_listeners()
         for connection in list(self._connections):
             connection.close_if_idle()
-        self._gate.idle.clear()
-        if self._gate.active:
-            await _wait_at_most(self._gate.idle, self._timeout)
+        until = monotonic() + self._timeout
+        await self._wait_while(lambda: self._gate.active, until)
         self._end_the_rest()
+        # Let clients read what has been written to them: the end of the process would cut it off.
+        await self._wait_while(lambda: self._connections, until)
         self.stage = Stage.DRAINED
         self._done.set()
 
@@ -96,6 +98,11 @@ class Drain:
         gate.shared.flush()
         for connection in list(self._connections):
             connection.close()
+
+    async def _wait_while(self, busy: Callable[[], object], until: float) -> None:
+        while busy() and monotonic() < until:
+            self._gate.idle.clear()
+            await _wait_at_most(self._gate.idle, until - monotonic())
 
 
 async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:

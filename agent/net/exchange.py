@@ -106,8 +106,13 @@ class Exchange:
 
     @property
     def runs(self) -> bool:
-        """Whether the predictor has the request."""
-        return self._phase is RELAYING
+        """Whether the predictor has the request, or is about to: it is being dialled and has not refused."""
+        return self._phase is RELAYING or (self._phase is CONNECTING and not self._pool.is_refusing)
+
+    @property
+    def lacks_body(self) -> bool:
+        """Whether it is the client's turn: the predictor waits for more of the body."""
+        return self._phase is RELAYING and not self._upload.complete
 
     # From admission
 
@@ -321,7 +326,13 @@ class Exchange:
 
     def _may_retry(self) -> bool:
         up = self._up
-        return up is not None and not (up.fresh or up.answered or self._retried) and self._upload.can_repeat
+        return (
+            self._gate.retry_stale
+            and self._down is not None
+            and up is not None
+            and not (up.fresh or up.answered or self._retried)
+            and self._upload.can_repeat
+        )
 
     def _on_response_end(self, trailers: Fields) -> None:
         down, up, response = self._down, self._up, self._response
@@ -348,6 +359,8 @@ class Exchange:
         assert self._phase is not ENDED, "an exchange ends once"
         gate, ticket = self._gate, self._ticket
         self._phase = ENDED
+        # The two point at each other; apart, both are freed at once and the garbage collector has nothing to find.
+        self._ticket = None
         self._upload.drop()
         self.outcome = outcome
         now = self.ended = monotonic()

@@ -59,7 +59,11 @@ class Sweeper:
     def _look_at(self, connection: Downstream, now: float) -> None:
         settings = self._settings
         waited = now - connection.since
-        if connection.phase is downstream.IDLE:
+        if connection.has_stalled(now, settings.idle_timeout):
+            connection.give_up()
+        elif connection.unsent:
+            connection.since = now  # a reply that is still on its way; what comes after it begins when it is out
+        elif connection.phase is downstream.IDLE:
             if connection.head_since:
                 if now - connection.head_since > settings.head_timeout:
                     connection.expire_head()
@@ -76,4 +80,3 @@ class Sweeper:
             exchange = up.exchange
             if exchange is not None and now - exchange.arrived > self._settings.timeout:
                 exchange.refuse(Outcome.TIMEOUT)
-                up.flush()

@@ -1,7 +1,7 @@
 """Connections to one predictor: a pool of HTTP/1.1 connections, dialled when needed and reused while fresh."""
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,9 @@ READY = State.READY
 
 # uvicorn, under KServe and MLServer alike, closes an idle connection after 5 s; a request sent into that close is lost.
 MAX_IDLE_S = 4.0
+# A server that shuts down, or whose model has raised, closes the connection right after its answer without saying so
+# (uvicorn does both). A connection rests this long before it is used again, so that the close can arrive first.
+REST_S = 0.002
 CONNECT_TIMEOUT_S = 5.0
 # While the predictor refuses connections, one dial at a time: first soon, for a restart may be nearly over, then rarer.
 FIRST_BACKOFF_S = 0.01
@@ -60,7 +63,8 @@ class Upstream(Connection):
         """The exchange is over; keep the connection if its next answer cannot be mistaken."""
         self.exchange = None
         self.fresh = False
-        if reusable and self._machine.state is READY and not self._paused:
+        # Congested: the predictor answered without reading all of the body, and the next head would wait behind it.
+        if reusable and self.usable and self._machine.state is READY and not (self._paused or self.congested):
             self._view = self._shared.small
             self._pool.release(self)
         else:
@@ -90,6 +94,8 @@ class Upstream(Connection):
         self._machine.feed(data)
 
     def ended(self) -> bool:
+        if self.exchange is not None:
+            self._pool.distrust()
         self._machine.eof()
         exchange = self.exchange
         if exchange is not None:
@@ -100,6 +106,7 @@ class Upstream(Connection):
         self._pool.lost(self)
         exchange = self.exchange
         if exchange is not None:
+            self._pool.distrust()
             exchange.on_upstream_lost()
 
     def writable(self, *, ready: bool) -> None:
@@ -141,18 +148,19 @@ class Upstream(Connection):
 class Pool:
     """The connections to one predictor, and the exchanges that wait for one.
 
-    Idle connections are taken last in, first out: the freshest is the least likely to be closed by the other end
-    meanwhile.
+    Idle connections are taken first in, first out: the one that has rested longest has had the most time to show that
+    the other end has closed it.
     """
 
     __slots__ = (
         "_address",
         "_backoff",
-        "_dials",
+        "_dialling",
         "_limits",
         "_loop",
         "_redial",
         "_shared",
+        "_tasks",
         "authority",
         "connections",
         "idle",
@@ -161,33 +169,43 @@ class Pool:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, shared: Shared, address: Address, limits: Limits) -> None:
         self.authority = address.authority
-        self.idle: list[Upstream] = []
+        self.idle: deque[Upstream] = deque()
         self.connections: set[Upstream] = set()
         self.waiting: OrderedDict[Exchange, None] = OrderedDict()
         self._loop = loop
         self._shared = shared
         self._address = address
         self._limits = limits
-        self._dials: set[asyncio.Task[None]] = set()
+        # A dial is over when its connection is made. Its task ends a few turns later, too late to be counted: whoever
+        # came in between would wait for a dial that serves nobody.
+        self._dialling: set[Upstream] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._redial: asyncio.TimerHandle | None = None
         self._backoff = FIRST_BACKOFF_S
 
+    @property
+    def is_refusing(self) -> bool:
+        """Whether the last dial failed, so that the next is put off."""
+        return self._redial is not None
+
     def take(self, now: float) -> Upstream | None:
-        """The freshest idle connection, or None."""
-        while self.idle:
-            connection = self.idle.pop()
-            if not connection.usable:
-                continue
-            if now - connection.idle_since < MAX_IDLE_S:
+        """The connection that has rested longest, or None if none has rested enough."""
+        idle = self.idle
+        while idle:
+            rested = now - idle[0].idle_since
+            if rested < REST_S:
+                break
+            connection = idle.popleft()
+            if connection.usable and rested < MAX_IDLE_S:
                 return connection
             connection.close()
         return None
 
     def wait(self, exchange: "Exchange") -> None:
-        """Give the exchange the next connection that becomes free or is made: `exchange.attach` is called with it."""
+        """Give the exchange the next connection that is made: `exchange.attach` is called with it."""
         self.waiting[exchange] = None
         # With a redial pending the predictor is known to refuse; more dials now would only be refused as well.
-        if self._redial is None and len(self._dials) < len(self.waiting):
+        if self._redial is None and len(self._dialling) < len(self.waiting):
             self._dial()
 
     def forget(self, exchange: "Exchange") -> None:
@@ -197,20 +215,20 @@ class Pool:
     def connected(self, connection: Upstream) -> None:
         """A dial has succeeded."""
         self._backoff = FIRST_BACKOFF_S
+        self._dialling.discard(connection)
         self.connections.add(connection)
-        self.release(connection)
-        # The dial that made this connection is still in the set; those beyond it serve the others that wait.
-        for _ in range(len(self.waiting) - len(self._dials) + 1):
-            self._dial()
-
-    def release(self, connection: Upstream) -> None:
-        """Put a connection to its next use."""
         if self.waiting:
             exchange, _ = self.waiting.popitem(last=False)
             exchange.attach(connection)
         else:
-            connection.idle_since = monotonic()
-            self.idle.append(connection)
+            self.release(connection)
+        for _ in range(len(self.waiting) - len(self._dialling)):
+            self._dial()
+
+    def release(self, connection: Upstream) -> None:
+        """An exchange has ended cleanly; keep its connection for another."""
+        connection.idle_since = monotonic()
+        self.idle.append(connection)
 
     def lost(self, connection: Upstream) -> None:
         """A connection has ended."""
@@ -218,47 +236,62 @@ class Pool:
         if connection in self.idle:
             self.idle.remove(connection)
 
+    def distrust(self) -> None:
+        """The predictor has ended a connection in the middle of an exchange: it may be dying.
+
+        The ends of the idle ones may arrive in the same turn of the loop, but after this one; and a process that is
+        killed accepts connections for another moment, only to reset them.
+        """
+        while self.idle:
+            self.idle.popleft().close()
+        self._put_off()
+
     def drop_idle(self, now: float) -> None:
         """Close the connections that have been idle for too long."""
         while self.idle and now - self.idle[0].idle_since >= MAX_IDLE_S:
-            self.idle.pop(0).close()
+            self.idle.popleft().close()
 
     def close(self) -> None:
         """Close everything; exchanges must have ended before."""
         if self._redial is not None:
             self._redial.cancel()
-        for task in self._dials:
+        for task in self._tasks:
             task.cancel()
         for connection in list(self.connections):
             connection.discard()
 
     def _dial(self) -> None:
         # A task a connection, not a request: connections live for thousands of requests.
-        task = self._loop.create_task(self._connect())
-        self._dials.add(task)
-        task.add_done_callback(self._dials.discard)
+        connection = Upstream(self._shared, self, self._limits)
+        self._dialling.add(connection)
+        task = self._loop.create_task(self._connect(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self) -> None:
+    async def _connect(self, connection: Upstream) -> None:
         address = self._address
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 if address.path:
-                    await self._loop.create_unix_connection(self._make, address.path)
+                    await self._loop.create_unix_connection(lambda: connection, address.path)
                 else:
-                    await self._loop.create_connection(self._make, address.host, address.port)
+                    await self._loop.create_connection(lambda: connection, address.host, address.port)
         except OSError:  # refused, no such socket, no route, no descriptor left, or TimeoutError: all may pass
+            self._dialling.discard(connection)
             self._failed()
-
-    def _make(self) -> Upstream:
-        return Upstream(self._shared, self, self._limits)
 
     def _failed(self) -> None:
         for exchange in list(self.waiting):
             exchange.on_refused_connection()
         self._shared.flush()
-        if self.waiting and self._redial is None:
-            self._redial = self._loop.call_later(self._backoff, self._try_again)
+        if self._redial is None:
+            self._put_off()
             self._backoff = min(self._backoff * 2, MAX_BACKOFF_S)
+
+    def _put_off(self) -> None:
+        """Dial for those who wait after a while, and for nobody before."""
+        if self._redial is None:
+            self._redial = self._loop.call_later(self._backoff, self._try_again)
 
     def _try_again(self) -> None:
         self._redial = None
