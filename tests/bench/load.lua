@@ -1,0 +1,36 @@
+-- The same POST again and again. Arguments: the file with its body; optionally the size that the backend must have received.
+local threads = {}
+
+function setup(thread)
+  table.insert(threads, thread)
+end
+
+function init(args)
+  local file = assert(io.open(args[1], "rb"))
+  wrk.method = "POST"
+  wrk.body = file:read("*a")
+  file:close()
+  wrong = 0
+  if args[2] then
+    local least = tonumber(args[2])
+    -- Defined only here: with a response function wrk parses every header, which costs more than a small request.
+    response = function(status, headers)
+      if (tonumber(headers["X-Received"] or headers["x-received"]) or 0) <= least then
+        wrong = wrong + 1
+      end
+    end
+  end
+end
+
+function done(summary, latency)
+  local wrong_total = 0
+  for _, thread in ipairs(threads) do
+    wrong_total = wrong_total + thread:get("wrong")
+  end
+  local errors = summary.errors
+  io.write(string.format(
+    '\n{"requests":%d,"bytes":%.0f,"duration_us":%.0f,"status":%d,"broken":%d,"wrong":%d,"p50_us":%.0f,"p99_us":%.0f}\n',
+    summary.requests, summary.bytes, summary.duration, errors.status,
+    errors.connect + errors.read + errors.write + errors.timeout, wrong_total,
+    latency:percentile(50), latency:percentile(99)))
+end

@@ -1,0 +1,228 @@
+"""The proxies that are compared. Each forwards one port to the backend with one worker thread and does the same work.
+
+HTTP/1.1 and keep-alive on both sides, upstream connections shared by all clients, bodies streamed, counters on, tracing
+and access log off (the agent logs failures), at most LIMIT requests at the backend and QUEUE more that wait up to 10 s.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent import __version__
+
+from . import install
+from .load import exchange
+from .payload import SMALL
+from .process import BenchError, Child, Command, Cores, free_ports, output, poll_until
+
+LIMIT = 256
+QUEUE = 1000
+
+_START_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a proxy is told: where to listen, where to show its counters, and where its backend is."""
+
+    data: int
+    admin: int
+    backend: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A program under test. `command` writes what configuration it needs into the directory it is given."""
+
+    name: str
+    version: str
+    command: Callable[[Ports, Path], Command]
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A running peer."""
+
+    name: str
+    child: Child
+    ports: Ports
+
+
+def agent(limit: int = LIMIT, queue: int = QUEUE, deadline: str = "10s") -> Peer:
+    """This project's agent with everything on that it does by default."""
+    program = Path(sys.executable).with_name("headgate")
+
+    def command(ports: Ports, directory: Path) -> Command:
+        argv = [str(program), "serve", "--route", f"127.0.0.1:{ports.data}=http://127.0.0.1:{ports.backend}"]
+        argv += ["--admin", f"127.0.0.1:{ports.admin}", "--limit", str(limit), "--queue", str(queue)]
+        argv += ["--deadline", deadline, "--access-log", "errors", "--drain-delay", "0s", "--drain-timeout", "1s"]
+        return Command(argv, {})
+
+    return Peer("agent", __version__, command)
+
+
+def haproxy(program: str) -> Peer:
+    """HAProxy, its server limit and queue in the role of admission."""
+
+    def command(ports: Ports, directory: Path) -> Command:
+        config = directory / "haproxy.cfg"
+        config.write_text(f"""
+global
+  nbthread 1
+  maxconn 8192
+defaults
+  mode http
+  http-reuse always
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  timeout queue 10s
+frontend data
+  bind 127.0.0.1:{ports.data} backlog 4096
+  default_backend predictor
+frontend counters
+  bind 127.0.0.1:{ports.admin}
+  http-request use-service prometheus-exporter if {{ path /metrics }}
+backend predictor
+  server predictor 127.0.0.1:{ports.backend} maxconn {LIMIT} maxqueue {QUEUE}
+""")
+        return Command([program, "-db", "-f", str(config)], {})
+
+    version = re.search(r"version (\S+)", output([program, "-v"]))
+    return Peer("haproxy", version[1] if version else "unknown", command)
+
+
+def envoy(program: str) -> Peer:
+    """Envoy, its circuit breaker as admission; request ids and x-envoy headers are off, for nobody else adds any."""
+
+    def command(ports: Ports, directory: Path) -> Command:
+        config = directory / "envoy.json"
+        config.write_text(json.dumps(_envoy_config(ports)))
+        argv = [program, "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
+        return Command(argv, {})
+
+    version = re.search(r"/(\d+\.\d+\.\d+)/", output([program, "--version"]))
+    return Peer("envoy", version[1] if version else "unknown", command)
+
+
+def _address(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _envoy_config(ports: Ports) -> dict[str, Any]:
+    extension = "type.googleapis.com/envoy.extensions.filters"
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "predictor", "timeout": "0s"}}
+    manager = {
+        "@type": f"{extension}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "data",
+        "codec_type": "HTTP1",
+        "generate_request_id": False,
+        "server_header_transformation": "PASS_THROUGH",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [
+            {
+                "name": "router",
+                "typed_config": {"@type": f"{extension}.http.router.v3.Router", "suppress_envoy_headers": True},
+            }
+        ],
+    }
+    listener = {
+        "name": "data",
+        "address": _address(ports.data),
+        "tcp_backlog_size": 4096,
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
+    breaker = {"max_connections": LIMIT, "max_pending_requests": QUEUE, "max_requests": LIMIT + QUEUE}
+    endpoint = {"endpoint": {"address": _address(ports.backend)}}
+    cluster = {
+        "name": "predictor",
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "circuit_breakers": {"thresholds": [breaker]},
+        "load_assignment": {"cluster_name": "predictor", "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+    return {
+        "admin": {"address": _address(ports.admin)},
+        "static_resources": {"listeners": [listener], "clusters": [cluster]},
+    }
+
+
+def queue_proxy(program: str) -> Peer:
+    """Knative's queue-proxy. It also takes ports 8008, 8022 and 9090, which no setting moves."""
+
+    def command(ports: Ports, directory: Path) -> Command:
+        env = {
+            "CONTAINER_CONCURRENCY": str(LIMIT),
+            "QUEUE_SERVING_PORT": str(ports.data),
+            "QUEUE_SERVING_TLS_PORT": str(ports.admin),
+            "USER_PORT": str(ports.backend),
+            "REVISION_TIMEOUT_SECONDS": "300",
+            "SERVING_LOGGING_CONFIG": "",
+            "SERVING_LOGGING_LEVEL": "error",
+            "SERVING_NAMESPACE": "bench",
+            "SERVING_CONFIGURATION": "bench",
+            "SERVING_REVISION": "bench",
+            "SERVING_POD": "bench",
+            "SERVING_POD_IP": "127.0.0.1",
+            "GOMAXPROCS": "1",
+        }
+        return Command([program], env)
+
+    return Peer("queue-proxy", "unknown", command)
+
+
+def find(program: str) -> str | None:
+    """A program by name; Debian keeps servers outside a user's PATH."""
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def discover() -> tuple[list[Peer], dict[str, str]]:
+    """The peers that can be had, the agent first, and why the others cannot."""
+    peers, left_out = [agent()], {}
+    if program := os.environ.get("BENCH_HAPROXY") or find("haproxy"):
+        peers.append(haproxy(program))
+    else:
+        left_out["haproxy"] = "not installed (apt-get install haproxy, or BENCH_HAPROXY=/path)"
+    try:
+        peers.append(envoy(os.environ.get("BENCH_ENVOY") or str(install.envoy())))
+    except BenchError as error:
+        left_out["envoy"] = f"{error} (or BENCH_ENVOY=/path)"
+    if program := os.environ.get("BENCH_QUEUE_PROXY"):
+        peers.append(queue_proxy(program))
+    else:
+        left_out["queue-proxy"] = "BENCH_QUEUE_PROXY=/path is not set"
+    return peers, left_out
+
+
+def spawn(peer: Peer, backend: int, cores: Cores, directory: Path) -> Proxy:
+    """Execute a peer on ports of its own; it is not up yet when this returns."""
+    data, admin = free_ports(2)
+    ports = Ports(data, admin, backend)
+    child = Child(peer.command(ports, directory), cores.proxy, directory / f"{peer.name}-{data}.log")
+    return Proxy(peer.name, child, ports)
+
+
+@contextmanager
+def running(peer: Peer, backend: int, cores: Cores, directory: Path) -> Iterator[Proxy]:
+    """A peer that has answered a first request. Raises BenchError if it does not come up."""
+    proxy = spawn(peer, backend, cores, directory)
+    with proxy.child:
+        deadline = time.monotonic() + _START_S
+        while not _answers(proxy):
+            poll_until(deadline, proxy.child)
+        yield proxy
+
+
+def _answers(proxy: Proxy) -> bool:
+    try:
+        return exchange(proxy.ports.data, SMALL).status == 200
+    except (OSError, BenchError):
+        return False
