@@ -57,7 +57,7 @@ class HeadCache:
 
     Clients and predictors repeat themselves: without request ids a client's heads are all alike, and a predictor's
     change once a second with their Date. Equal bytes mean an equal head, so parsing them again would tell nothing new;
-    what is kept is immutable. Unique heads cost a look-up more (`make bench`, rows `small` and `small-unique`).
+    what is kept is immutable. Unique heads cost a look-up more (`make bench`, rows `small` and `unique`).
     """
 
     __slots__ = ("requests", "responses")

@@ -18,7 +18,7 @@ from .backend import nginx
 from .latency import latency
 from .machine import describe
 from .memory import memory
-from .payload import DOWNLOAD, SMALL, UPLOAD
+from .payload import DOWNLOAD, SMALL, UNIQUE, UPLOAD
 from .peers import Peer, discover, find, running
 from .plan import DEFAULT, QUICK, Effort, Plan
 from .process import BenchError, Cores
@@ -28,6 +28,7 @@ from .throughput import compare, refusal
 
 ROWS: Mapping[str, Callable[[Plan], Samples]] = {
     "small": partial(compare, request=SMALL),
+    "unique": partial(compare, request=UNIQUE),
     "upload": partial(compare, request=UPLOAD),
     "download": partial(compare, request=DOWNLOAD),
     "refusal": refusal,

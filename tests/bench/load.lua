@@ -1,4 +1,5 @@
--- The same POST again and again. Arguments: the file with its body; optionally the size that the backend must have received.
+-- The same POST again and again. Arguments: the file with its body; then `unique` for heads that are all different, as
+-- behind a mesh, or the size that the backend must have received.
 local threads = {}
 
 function setup(thread)
@@ -11,7 +12,15 @@ function init(args)
   wrk.body = file:read("*a")
   file:close()
   wrong = 0
-  if args[2] then
+  if args[2] == "unique" then
+    local count = 0
+    request = function()
+      count = count + 1
+      wrk.headers["X-Request-Id"] = string.format("7f9c24e8-3b0a-4d51-9e37-%012d", count)
+      wrk.headers["Traceparent"] = string.format("00-4bf92f3577b34da6a3ce%012x-00f067aa0ba902b7-01", count)
+      return wrk.format()
+    end
+  elseif args[2] then
     local least = tonumber(args[2])
     -- Defined only here: with a response function wrk parses every header, which costs more than a small request.
     response = function(status, headers)

@@ -102,6 +102,8 @@ def _wrk(port: int, request: Request, seconds: int, cores: Cores, directory: Pat
     for name, value in request.headers.items():
         argv += ["-H", f"{name}: {value}"]
     argv += [f"http://127.0.0.1:{port}{request.path}", "--", str(body)]
+    if request.unique:
+        argv.append("unique")
     if request is UPLOAD:
         argv.append(str(len(UPLOAD.body)))
     done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 30, check=False)

@@ -2,18 +2,22 @@
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TENSOR_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A POST. `header_length` is where the JSON part of a binary body ends; 0 means that the body is JSON."""
+    """A POST. `header_length` is where the JSON part of a binary body ends; 0 means that the body is JSON.
+
+    `unique` gives each request a request id and a trace of its own, as a mesh does.
+    """
 
     path: str
     body: bytes
     header_length: int = 0
+    unique: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
@@ -51,6 +55,7 @@ SMALL = Request(
     "/v2/models/small/infer",
     b'{"id":"42","inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[5.1,3.5,1.4,0.2]}]}',
 )
+UNIQUE = replace(SMALL, unique=True)
 UPLOAD = Request("/v2/models/upload/infer", _UPLOAD, _UPLOAD_HEADER)
 DOWNLOAD = Request("/v2/models/download/infer", SMALL.body)
 

@@ -69,6 +69,8 @@ class Check:
 CHECKS = (
     Check("small", "cpu_us", 0.8, 0.5, ("envoy", "cpu_us")),
     Check("small", "cpu_us", 2.6, 1.5, ("haproxy", "cpu_us")),
+    Check("unique", "cpu_us", 0.8, 0.5, ("envoy", "cpu_us")),
+    Check("unique", "cpu_us", 2.6, 1.5, ("haproxy", "cpu_us")),
     Check("upload", "cpu_us", 1.1, 0.85, ("envoy", "cpu_us")),
     Check("download", "cpu_us", 1.1, 0.85, ("envoy", "cpu_us")),
     Check("refusal", "cpu_us", 0.5, None, ("agent", "admitted_cpu_us")),
@@ -85,6 +87,7 @@ DISTURBED_SHARE = 0.05
 TITLES = {"agent": "agent", "haproxy": "HAProxy", "envoy": "Envoy", "queue-proxy": "queue-proxy", "direct": "direct"}
 ROWS = {
     "small": "small V2 JSON infer",
+    "unique": "same, each head unique",
     "upload": "1 MiB tensor in",
     "download": "1 MiB tensor out",
     "refusal": "refusal (503) under flood",
