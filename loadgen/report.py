@@ -161,11 +161,9 @@ def _ends(total: Recorder) -> list[str]:
 
 def _checks(result: Result) -> str:
     lag = result.total.lag
-    late = (
-        f"late by {format_latency(lag.percentile(0.5))} (p50), {format_latency(lag.max)} (max), " if lag.count else ""
-    )
-    if not result.open_loop:
-        late = ""
+    late = ""
+    if result.open_loop and lag.count:
+        late = f"late by {_cell(lag, 0.5)} (p50), {_cell(lag, 0.99)} (p99), {format_latency(lag.max)} (max), "
     return (
         f"checks   {result.sent} sent, {late}generator {_share(result.cpu_s, result.elapsed_s):.0%} of a core, "
         f"{result.connections} connections"

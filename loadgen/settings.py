@@ -127,15 +127,9 @@ def read_settings(given: argparse.Namespace) -> Settings:
     )
     headers = reader.read_all("--header", parse_header, "'NAME: VALUE', and none that frames the request")
     json = reader.read("--json", _parse_output, "a file in a folder that exists", None)
-    reader.exclude("--rate", "--steps", "--concurrency")
-    reader.exclude("--arrivals", "--concurrency")
-    reader.exclude("--steps", "--duration")
-    if reader.has("--arrivals") and not (reader.has("--rate") or reader.has("--steps")):
-        reader.problems.append("--arrivals: only with --rate or --steps")
     if rate:
         steps = (Step(rate, duration_s),)
-    if min(planned_arrivals(steps), limit) > MAX_ARRIVALS:
-        reader.problems.append(f"{planned_arrivals(steps):.0f} requests planned; accepted: at most {MAX_ARRIVALS}")
+    reader.check_together(steps, limit)
     if reader.problems or url is None or model is None:
         raise SettingsError(reader.problems)
     return Settings(
@@ -161,7 +155,7 @@ class _Reader:
         self.problems: list[str] = []
         self._given = given
 
-    def has(self, flag: str) -> bool:
+    def _has(self, flag: str) -> bool:
         return self._text(flag) is not None
 
     def read(self, flag: str, parse: Callable[[str], _T], accepted: str, default: _D, *, name: str = "") -> _T | _D:
@@ -185,8 +179,18 @@ class _Reader:
                 self.problems.append(f"{flag} {text!r}; accepted: {accepted}")
         return values
 
-    def exclude(self, *flags: str) -> None:
-        found = [flag for flag in flags if self.has(flag)]
+    def check_together(self, steps: tuple[Step, ...], limit: float) -> None:
+        """Find flags that do not go together; `steps` is what is planned."""
+        self._exclude("--rate", "--steps", "--concurrency")
+        self._exclude("--arrivals", "--concurrency")
+        self._exclude("--steps", "--duration")
+        if self._has("--arrivals") and not (self._has("--rate") or self._has("--steps")):
+            self.problems.append("--arrivals: only with --rate or --steps")
+        if min(planned_arrivals(steps), limit) > MAX_ARRIVALS:
+            self.problems.append(f"{planned_arrivals(steps):.0f} requests planned; accepted: at most {MAX_ARRIVALS}")
+
+    def _exclude(self, *flags: str) -> None:
+        found = [flag for flag in flags if self._has(flag)]
         if len(found) > 1:
             self.problems.append(f"{' and '.join(found)}: only one of them")
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import importlib.util
 import os
 import pty
@@ -111,7 +112,12 @@ def _read_all(descriptor: int) -> str:
 async def test_an_interrupt_ends_everything_at_once(number: signal.Signals) -> None:
     environment = marked_environment()
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, "--plain", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment
+        *COMMAND,
+        "--plain",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
     )
     assert process.stdout is not None
     async with asyncio.timeout(30):
@@ -119,10 +125,13 @@ async def test_an_interrupt_ends_everything_at_once(number: signal.Signals) -> N
             pass
         assert len(left_over(environment)) == 3  # the demo, the predictor and the agent
     started = asyncio.get_running_loop().time()
-    process.send_signal(number)
-    process.send_signal(number)
-    async with asyncio.timeout(10):
-        _, err = await process.communicate()
+    ending = asyncio.create_task(process.communicate())
+    while not ending.done():
+        # To the whole group, as a terminal does it, and again and again, as an impatient user does it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        await asyncio.wait([ending], timeout=0.01)
+    _, err = await ending
     assert (process.returncode, err) == (main.EXIT_INTERRUPTED, b"stopped\n")
     assert asyncio.get_running_loop().time() - started < 3
     assert left_over(environment) == []

@@ -6,9 +6,10 @@ import math
 import signal
 import statistics
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import cast
 
 import aiohttp
 import pytest
@@ -33,7 +34,6 @@ async def serving(behaviour: Behaviour) -> AsyncIterator[tuple[Predictor, aiohtt
         async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
             yield served, session
     finally:
-        served.executor.close()
         await runner.cleanup()
 
 
@@ -43,7 +43,7 @@ def inference(*numbers: float, **more: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("slots", [1, 3, 8])
 async def test_exactly_so_many_execute_at_once_and_the_rest_waits(slots: int) -> None:
-    executor = Executor(replace(FAST, slots=slots))
+    executor = Executor(replace(FAST, slots=slots), asyncio.get_running_loop())
     ended: list[int] = []
 
     async def one(number: int) -> None:
@@ -62,40 +62,84 @@ async def test_exactly_so_many_execute_at_once_and_the_rest_waits(slots: int) ->
     assert (executor.peak_executing, executor.executing, executor.waiting, executor.served) == (slots, 0, 0, count)
 
 
-async def test_capacity_is_slots_over_service_time() -> None:
-    executor = Executor(Behaviour(slots=4, service_s=0.01))
-    started = asyncio.get_running_loop().time()
-    await asyncio.gather(*(executor.execute() for _ in range(80)))
-    elapsed_s = asyncio.get_running_loop().time() - started
-    # 20 rounds of 10 ms, to the millisecond of the loop's clock: late timers are made good by the next round.
-    assert 0.19 <= elapsed_s < 0.19 + 20 * 0.01
+class ManualLoop:
+    """A loop whose clock stands until the test moves it, and which calls late when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.calls: list[tuple[float, Callable[..., None], tuple[object, ...]]] = []
+        self.create_future = asyncio.get_running_loop().create_future
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, call: Callable[..., None], *arguments: object) -> None:
+        self.calls.append((when, call, arguments))
+
+    def run_next(self, late_s: float = 0.0) -> float:
+        """Make the earliest call, `late_s` after its time; returns its time."""
+        when, call, arguments = self.calls.pop(min(range(len(self.calls)), key=lambda index: self.calls[index][0]))
+        self.now = max(self.now, when + late_s)
+        call(*arguments)
+        return when
 
 
-def draws(behaviour: Behaviour, count: int) -> list[tuple[float, bool]]:
-    async def draw() -> list[tuple[float, bool]]:
-        executor = Executor(behaviour)
-        return [executor.draw() for _ in range(count)]
+async def executions(loop: ManualLoop, behaviour: Behaviour, count: int) -> list[asyncio.Task[bool]]:
+    executor = Executor(behaviour, cast("asyncio.AbstractEventLoop", loop))
+    tasks = [asyncio.create_task(executor.execute()) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
 
-    return asyncio.run(draw())
+
+async def test_late_timers_do_not_cost_capacity() -> None:
+    loop = ManualLoop()
+    tasks = await executions(loop, Behaviour(slots=2, service_s=0.05), 8)
+    ends = [loop.run_next(late_s=0.004) for _ in range(8)]
+    assert ends == pytest.approx([100.05, 100.05, 100.1, 100.1, 100.15, 100.15, 100.2, 100.2])
+    await asyncio.gather(*tasks)
 
 
-def test_the_seed_decides_service_times_and_failures() -> None:
+async def test_a_process_that_stood_still_has_lost_the_time() -> None:
+    loop = ManualLoop()
+    tasks = await executions(loop, Behaviour(slots=1, service_s=0.05), 3)
+    ends = [loop.run_next(late_s=5.0), loop.run_next(), loop.run_next()]
+    assert ends == pytest.approx([100.05, 105.09, 105.14])
+    await asyncio.gather(*tasks)
+
+
+async def test_an_idle_slot_starts_at_once() -> None:
+    loop = ManualLoop()
+    executor = Executor(Behaviour(slots=1, service_s=0.05), cast("asyncio.AbstractEventLoop", loop))
+    for start in (100.0, 200.0):
+        loop.now = start
+        task = asyncio.create_task(executor.execute())
+        await asyncio.sleep(0)
+        assert loop.run_next() == start + 0.05
+        assert await task
+
+
+async def draws(behaviour: Behaviour, count: int) -> list[tuple[float, bool]]:
+    executor = Executor(behaviour, asyncio.get_running_loop())
+    return [executor.draw() for _ in range(count)]
+
+
+async def test_the_seed_decides_service_times_and_failures() -> None:
     behaviour = Behaviour(cv=0.5, fail_share=0.3, seed=4)
-    assert draws(behaviour, 50) == draws(behaviour, 50)
-    assert draws(behaviour, 50) != draws(replace(behaviour, seed=5), 50)
+    assert await draws(behaviour, 50) == await draws(behaviour, 50)
+    assert await draws(behaviour, 50) != await draws(replace(behaviour, seed=5), 50)
 
 
 @pytest.mark.parametrize("cv", [0.0, 0.2, 1.0])
-def test_service_times_have_the_mean_and_the_spread(cv: float) -> None:
-    times = [service_s for service_s, _ in draws(Behaviour(service_s=0.05, cv=cv), 20_000)]
+async def test_service_times_have_the_mean_and_the_spread(cv: float) -> None:
+    times = [service_s for service_s, _ in await draws(Behaviour(service_s=0.05, cv=cv), 20_000)]
     assert statistics.fmean(times) == pytest.approx(0.05, rel=0.04)
     assert statistics.pstdev(times) / statistics.fmean(times) == pytest.approx(cv, rel=0.1)
     assert min(times) > 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_failures_have_their_share(share: float) -> None:
-    failures = sum(not succeeds for _, succeeds in draws(Behaviour(fail_share=share), 4_000))
+async def test_failures_have_their_share(share: float) -> None:
+    failures = sum(not succeeds for _, succeeds in await draws(Behaviour(fail_share=share), 4_000))
     assert failures / 4_000 == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / 4_000))
 
 
@@ -205,20 +249,27 @@ async def test_a_caller_that_leaves_saves_nothing() -> None:
         assert served.executor.served == 2
 
 
-async def start(*arguments: str) -> tuple[asyncio.subprocess.Process, int]:
+@asynccontextmanager
+async def started(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+    """The predictor as a process of its own, and its port."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "agent.demo.predictor", *arguments, stdout=asyncio.subprocess.PIPE
     )
-    assert process.stdout is not None
-    record = json.loads(await process.stdout.readline())
-    assert record["event"] == "listening"
-    return process, record["port"]
+    try:
+        async with asyncio.timeout(20):
+            assert process.stdout is not None
+            record = json.loads(await process.stdout.readline())
+            assert record["event"] == "listening"
+            yield process, record["port"]
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_alone_it_prints_its_port_and_ends_at_once_with_work_inside(number: signal.Signals) -> None:
-    async with asyncio.timeout(20):
-        process, port = await start("--slots", "1", "--service-time", "1h")
+    async with started("--slots", "1", "--service-time", "1h") as (process, port):
         body = json.dumps(inference(1)).encode()
         request = encode_request("POST", "test", "/v2/models/synthetic/infer", (), body)
         asking = [asyncio.create_task(fetch(("127.0.0.1", port), request, 60.0)) for _ in range(3)]
@@ -249,13 +300,10 @@ def test_bad_settings_are_exit_64(arguments: list[str], capsys: pytest.CaptureFi
 
 
 async def test_a_port_in_use_is_exit_1() -> None:
-    async with asyncio.timeout(20):
-        process, port = await start()
+    async with started() as (_, port):
         second = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "agent.demo.predictor", "--port", f"{port}", stderr=asyncio.subprocess.PIPE
         )
         _, err = await second.communicate()
         assert second.returncode == 1
         assert f"cannot listen on 127.0.0.1:{port}" in err.decode()
-        process.terminate()
-        await process.wait()

@@ -68,7 +68,10 @@ def test_the_table_counts_outcomes_apart() -> None:
     assert rows["shed"][:3] == ["100", "16.7%", "10.0/s"]
     assert rows["error"] == rows["timeout"] == ["0", "0.0%"]
     assert "ends     HTTP 200: 500, HTTP 503: 100" in lines
-    assert "checks   600 sent, late by 100us (p50), 100us (max), generator 20% of a core, 4 connections" in lines
+    assert (
+        "checks   600 sent, late by 100us (p50), 100us (p99), 100us (max), generator 20% of a core, 4 connections"
+        in lines
+    )
     assert "WARNING" not in text
 
 

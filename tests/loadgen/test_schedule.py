@@ -86,6 +86,12 @@ def test_a_pause_sends_nothing_and_loses_nothing() -> None:
     assert drawn.first == (0, 2, 2)
 
 
+def test_an_arrival_a_fraction_of_a_nanosecond_before_a_step_ends_stays_inside() -> None:
+    drawn = draw([Step(1 / (1 - 2e-10), 1.0), Step(0.0, 1.0)], Arrivals.CONSTANT, seed=0)
+    assert list(drawn.offsets_ns) == [0, NS - 1]
+    assert drawn.first == (0, 2)
+
+
 def test_poisson_counts_and_gaps_follow_the_law() -> None:
     drawn = draw([Step(1000.0, 20.0)], Arrivals.POISSON, seed=4)
     count = len(drawn.offsets_ns)
