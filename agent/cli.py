@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(demo_main.run(parser.parse_args(arguments)))
     parsed, unknown = parser.parse_known_args(arguments)
     if parsed.command == "version":
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         print(__version__)
         return 0
     return _serve(parsed, unknown)

@@ -242,7 +242,7 @@ def _collide(one: Listen, other: Listen) -> bool:
 
 
 def _is_loop(upstream: Address, other: Listen) -> bool:
+    is_local = upstream.host.startswith("127.") or upstream.host == "::1"
     return upstream.port == other.port and (
-        upstream.host == other.host
-        or (upstream.host.startswith("127.") and other.host in {"0.0.0.0", "::", "127.0.0.1"})
+        upstream.host == other.host or (is_local and other.host in {"0.0.0.0", "::"})
     )

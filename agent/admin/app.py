@@ -28,7 +28,7 @@ class Admin:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/wait-for-drain", self._wait_for_drain)
+        app.router.add_get("/wait-for-drain", self._wait_for_drain, allow_head=False)
         app.router.add_get("/debug/state", self._state)
         # handler_cancellation: a kubelet that gives up on /wait-for-drain leaves no coroutine behind.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)

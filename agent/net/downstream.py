@@ -354,7 +354,7 @@ class Downstream(Connection):
     def _reply_to_fault(self, fault: Fault) -> None:
         """Answer what cannot become a request, and look at nothing that follows it."""
         self._machine.stop()
-        self._gate.hooks.faulted(fault, self.peer)
+        self._gate.hooks.faulted(fault, self.peer, monotonic())
         self.write(self._gate.replies.http(fault.outcome, close=True, detail=fault.detail))
         self._close_after = True
         self._end_connection()

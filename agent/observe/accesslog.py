@@ -39,30 +39,36 @@ class AccessLog:
 
     def ended(self, record: Record) -> None:
         """Log one exchange if the mode asks for it."""
-        if self._mode is Mode.ERRORS and (record.outcome is Outcome.SERVED and record.status < 500):
-            return
-        if self._mode is Mode.ERRORS and not self._spend(int(record.ended)):
-            self._suppressed += 1
-            return
-        self._write(json.dumps(self._line(record), separators=(",", ":")) + "\n")
+        failed = record.outcome is not Outcome.SERVED or record.status >= 500
+        if self._mode is Mode.ALL or (failed and self._may_log(record.ended)):
+            self._log(self._line(record))
 
-    def faulted(self, fault: Fault, peer: str) -> None:
-        """Log a client's mistake that never became an exchange: a sample of them, without any of its bytes."""
-        self._write(
-            json.dumps({"peer": peer, "outcome": fault.outcome.label, "detail": fault.detail}, separators=(",", ":"))
-            + "\n"
-        )
+    def faulted(self, fault: Fault, peer: str, now: float) -> None:
+        """Log a client's mistake that never became an exchange, without any of its bytes."""
+        if self._mode is Mode.ALL or self._may_log(now):
+            ts = round(now + self._wall_offset, 3)
+            self._log({"ts": ts, "peer": peer, "outcome": fault.outcome.label, "detail": fault.detail})
 
-    def _spend(self, second: int) -> bool:
+    def _may_log(self, now: float) -> bool:
+        second = int(now)
         if second != self._second:
             self._second = second
             self._budget = MAX_ERRORS_PER_S
+        if not self._budget:
+            self._suppressed += 1
+            return False
         self._budget -= 1
-        return self._budget >= 0
+        return True
+
+    def _log(self, line: dict[str, object]) -> None:
+        if self._suppressed:
+            line["suppressed"] = self._suppressed
+            self._suppressed = 0
+        self._write(json.dumps(line, separators=(",", ":")) + "\n")
 
     def _line(self, record: Record) -> dict[str, object]:
         dispatched, responded = record.dispatched, record.responded
-        line: dict[str, object] = {
+        return {
             "ts": round(record.ended + self._wall_offset, 3),
             "peer": record.peer,
             "method": record.method.decode("latin-1"),
@@ -79,10 +85,6 @@ class AccessLog:
             "bytes_in": record.bytes_in,
             "bytes_out": record.bytes_out,
         }
-        if self._suppressed:
-            line["suppressed"] = self._suppressed
-            self._suppressed = 0
-        return line
 
 
 def _ms(start: float, end: float) -> float:

@@ -91,7 +91,7 @@ class Counters:
         elif outcome in _REFUSALS:
             self.rejected[outcome] += 1
 
-    def faulted(self, fault: Fault, peer: str) -> None:  # noqa: ARG002 - observe.hooks.Observer
+    def faulted(self, fault: Fault, peer: str, now: float) -> None:  # noqa: ARG002 - observe.hooks.Observer
         """Book a client's mistake that never became an exchange."""
         self.outcomes[fault.outcome] += 1
         self.faults[fault.outcome] = self.faults.get(fault.outcome, 0) + 1

@@ -44,7 +44,7 @@ class Observer(Protocol):
 
     def ended(self, record: Record) -> None: ...
 
-    def faulted(self, fault: Fault, peer: str) -> None: ...
+    def faulted(self, fault: Fault, peer: str, now: float) -> None: ...
 
 
 class Hooks:
@@ -64,11 +64,11 @@ class Hooks:
             except Exception as error:
                 self._drop(observer, error)
 
-    def faulted(self, fault: Fault, peer: str) -> None:
+    def faulted(self, fault: Fault, peer: str, now: float) -> None:
         """A client sent what cannot become a request."""
         for observer in self._observers:
             try:
-                observer.faulted(fault, peer)
+                observer.faulted(fault, peer, now)
             except Exception as error:
                 self._drop(observer, error)
 

@@ -37,9 +37,11 @@ _INFERENCE = re.compile(
     rb"|/generate(?:_stream)?/?"
 )
 _HEALTH = re.compile(
-    rb"/|/v2/health/(?:live|ready)/?|/v[12]"
+    rb"/|/v2/health/(?:live|ready)/?|/v2"
     + _MODEL
-    + rb"(?:/ready)?/?|/health/?|/ping/?|/healthz/?|/readyz/?|/livez/?"
+    + rb"/ready/?|/v1"
+    + _MODEL
+    + rb"/?|/health/?|/ping/?|/healthz/?|/readyz/?|/livez/?"
 )
 # The rest of the protocols' POST routes: known, so that `--unknown-route admit` does not queue them.
 _CONTROL = re.compile(
@@ -61,6 +63,7 @@ class Classifier:
 
     # Bounds what hostile targets can pin; a predictor has a handful of routes.
     MAX_SEEN = 1024
+    MAX_TARGET_BYTES = 256
 
     def __init__(self, *, admit_unknown: bool = False) -> None:
         self._admit_unknown = admit_unknown
@@ -72,9 +75,10 @@ class Classifier:
         route = self._seen.get(key)
         if route is None:
             route = self._decide(method, target.partition(b"?")[0])
-            if len(self._seen) >= self.MAX_SEEN:
-                self._seen.clear()
-            self._seen[key] = route
+            if len(target) <= self.MAX_TARGET_BYTES:
+                if len(self._seen) >= self.MAX_SEEN:
+                    self._seen.clear()
+                self._seen[key] = route
         return route
 
     def _decide(self, method: bytes, path: bytes) -> Route:

@@ -39,7 +39,7 @@ class UsageTable:
 
     def __init__(self, names: list[str], now: float) -> None:
         self.other = Usage(OTHER, now)
-        self._known = {name: Usage(name, now) for name in names}
+        self._known = {name: Usage(name, now) for name in names if name != OTHER}
 
     def of(self, name: str) -> Usage:
         """The usage that a request for this model is booked on."""

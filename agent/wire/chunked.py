@@ -20,7 +20,9 @@ _SIZE_DIGITS = 15
 
 
 class ChunkError(ValueError):
-    """The coding is broken; the connection cannot be read any further."""
+    """The coding is broken; the connection cannot be read any further. `parts` is the body before that."""
+
+    parts: "list[memoryview]"
 
 
 class _State(IntEnum):
@@ -69,7 +71,11 @@ class ChunkedReader:
                 parts.append(data[at:end])
                 at = end
             else:
-                at = self._take_line(data, at)
+                try:
+                    at = self._take_line(data, at)
+                except ChunkError as error:
+                    error.parts = parts
+                    raise
         return parts, at
 
     def _take_line(self, data: memoryview, at: int) -> int:

@@ -47,11 +47,14 @@ TRAILER_FORBIDDEN = frozenset(_KINDS) | {
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9\-._~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
+# llhttp lets every control character but CR and LF through here.
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _MAX_LENGTH_DIGITS = 18  # below 2^63 whatever the digits
 
 # Clients repeat a few dozen spellings of field names, so the lower-casing is paid once for each spelling.
 _spellings: dict[bytes, int] = {}
 _MAX_SPELLINGS = 1024
+_MAX_SPELLING_BYTES = 64
 
 
 def kind_of(name: bytes) -> int:
@@ -59,7 +62,7 @@ def kind_of(name: bytes) -> int:
     kind = _spellings.get(name)
     if kind is None:
         kind = _KINDS.get(name.lower(), PLAIN)
-        if len(_spellings) < _MAX_SPELLINGS:
+        if len(_spellings) < _MAX_SPELLINGS and len(name) <= _MAX_SPELLING_BYTES:
             _spellings[name] = kind
     return kind
 
@@ -95,9 +98,10 @@ class Head:
         kind = _spellings.get(name)
         if kind is None:
             kind = kind_of(name)
-        self.fields.append((name, value))
         if kind:
+            value = value.rstrip(b" \t")  # llhttp strips the front only
             self._special.append((kind, value))
+        self.fields.append((name, value))
 
     @property
     def keep_alive(self) -> bool:
@@ -238,7 +242,10 @@ class RequestHead(Head):
         if not authority or _HOST.fullmatch(authority) is None or self.host not in {None, authority}:
             return Fault(Outcome.BAD_REQUEST, "the authority of the target and Host differ")
         self.host = authority
-        self.target = rest if rest.startswith(b"/") else b"/" + rest
+        if not rest and self.method == b"OPTIONS":
+            self.target = b"*"  # RFC 9112 section 3.2.4
+        else:
+            self.target = rest if rest.startswith(b"/") else b"/" + rest
         return None
 
     def serialize(self, authority: bytes) -> bytes:
@@ -286,6 +293,8 @@ class ResponseHead(Head):
             return Fault(Outcome.UPSTREAM_INVALID, fault.detail)
         if not 100 <= self.status <= 999:
             return Fault(Outcome.UPSTREAM_INVALID, "status code outside 100..999")
+        if _REASON.fullmatch(self.reason) is None:
+            return Fault(Outcome.UPSTREAM_INVALID, "control character in the reason phrase")
         return None
 
     def serialize(self, *, chunked: bool, close: bool) -> bytes:

@@ -114,8 +114,9 @@ class ServerHttp1(Http1):
             head.minor = 0
         elif version != b" HTTP/1.1":
             return Fault(Outcome.VERSION_UNSUPPORTED, "only HTTP/1.1 and HTTP/1.0 are served here")
-        # llhttp skips surplus spaces in the request line; a peer that does not would read another target.
-        if raw.count(b" ", 0, end) != 2:
+        # llhttp skips surplus spaces in the request line, and a bare LF after the target is HTTP/0.9 to it; a peer that
+        # does neither would read another target.
+        if raw.count(b" ", 0, end) != 2 or raw.find(b"\n", 0, end) >= 0:
             return Fault(Outcome.BAD_REQUEST, "malformed request line")
         if len(head.fields) > self._limits.fields:
             return Fault(Outcome.HEAD_TOO_LARGE, "too many header fields")

@@ -193,15 +193,18 @@ class Http1:
     def _feed_chunked(self, data: memoryview) -> memoryview:
         chunks = self._chunks
         assert chunks is not None
+        broken = None
         try:
             parts, used = chunks.feed(data)
         except ChunkError as error:
-            self._fail(self._BROKEN, str(error))
-            return _EMPTY
+            parts, used, broken = error.parts, len(data), error
         for part in parts:
             self._sink.on_body(part, False)
             if self.state is not CHUNKED:
                 return _EMPTY  # the sink gave up in the middle of this read
+        if broken is not None:
+            self._fail(self._BROKEN, str(broken))
+            return _EMPTY
         rest = data[used:]
         if chunks.done:
             self._chunks = None
@@ -225,10 +228,8 @@ class Http1:
             if end >= 0 and self._on_known_head(data[: end + 4], view[end + 4 :]):
                 return view[end + 4 :]
         used = end + 4 - seen if end >= 0 else len(data)
-        if seen + used > self._limits.head:
-            self._fail(self._too_large(), "header section too large")
-            return _EMPTY
-        piece = data[:used]
+        fitting = min(used, self._limits.head - seen)
+        piece = data[:fitting]
         try:
             self._parse(piece)
         except HttpParserUpgrade:
@@ -236,14 +237,17 @@ class Http1:
         except HttpParserError as error:
             self._fail(self._BROKEN, str(error) or "malformed head")
             return _EMPTY
+        if fitting < used:
+            self._fail(self._too_large(), "header section too large")
+            return _EMPTY
         if end < 0:
             if not seen:
                 self._partial = bytearray(piece)
             return _EMPTY
         raw = bytes(partial[: end + 4]) if seen else piece
         rest = view[used:]
-        if raw == _END_OF_HEAD:
-            # Two empty lines before the request line, which a server ignores (RFC 9112 section 2.2).
+        if raw[0] == 13 and not raw.strip(b"\r\n"):
+            # Nothing but empty lines before the request line, which a server ignores (RFC 9112 section 2.2).
             self._partial = bytearray(raw)
             return rest
         if seen:
