@@ -331,6 +331,7 @@ class Downstream(Connection):
 
     def _go_on(self) -> None:
         """Look at what the client sent after a request that has been answered."""
+        self._view = self._shared.small
         self.resume(PAUSE_ALL)
         self._machine.next_message()
         if len(self._machine.held) > MAX_HELD:

@@ -106,8 +106,10 @@ class Exchange:
 
     @property
     def runs(self) -> bool:
-        """Whether the predictor has the request, or is about to: it is being dialled and has not refused."""
-        return self._phase is RELAYING or (self._phase is CONNECTING and not self._pool.is_refusing)
+        """Whether the predictor has the request, or is about to, and has not begun to answer."""
+        if self._phase is CONNECTING:
+            return not self._pool.is_refusing
+        return self._phase is RELAYING and self._response is None
 
     @property
     def lacks_body(self) -> bool:
@@ -339,9 +341,9 @@ class Exchange:
         assert up is not None
         assert response is not None
         self._up = None
-        # A request that is not all sent would be continued by the next one's head; an answer until EOF has used the
-        # connection up.
-        up.end(reusable=self._upload.complete and response.keep_alive)
+        # A request that is not all sent would be continued by the next one's head. An answer that lasts until the end
+        # has used the connection up. After an error uvicorn closes without having said so, once its log is written.
+        up.end(reusable=self._upload.complete and response.keep_alive and response.status < 500)
         self._finish(SERVED if down is not None else Outcome.CLIENT_GONE)
         if down is not None:
             down.send_end(trailers)

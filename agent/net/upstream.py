@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from agent.net.exchange import Exchange
 
 READY = State.READY
+# What the predictor ends by closing the connection, as it should.
+_ENDED_BY_CLOSING = {State.UNTIL_EOF, State.TUNNEL}
 
 # uvicorn, under KServe and MLServer alike, closes an idle connection after 5 s; a request sent into that close is lost.
 MAX_IDLE_S = 4.0
@@ -94,7 +96,7 @@ class Upstream(Connection):
         self._machine.feed(data)
 
     def ended(self) -> bool:
-        if self.exchange is not None:
+        if self.exchange is not None and self._machine.state not in _ENDED_BY_CLOSING:
             self._pool.distrust()
         self._machine.eof()
         exchange = self.exchange

@@ -1,0 +1,38 @@
+"""What a request can ask of the models, whatever predictor runs them.
+
+delay_s   work for so many seconds
+hold      wait until a request says `release` with the same key; once released, a key holds nobody
+release   see `hold`
+fail      "input": blame the request; "crash": raise what no handler expects
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+
+class BadInputError(Exception):
+    """The request asked to be found wrong."""
+
+
+class Behaviour:
+    """The state of one model."""
+
+    def __init__(self) -> None:
+        self._gates: dict[str, asyncio.Event] = {}
+
+    async def play(self, wishes: Mapping[str, object]) -> None:
+        """Do what the request's parameters ask for. Raises BadInputError, or ZeroDivisionError for a crash."""
+        if release := wishes.get("release"):
+            self._gate(release).set()
+        if delay_s := wishes.get("delay_s"):
+            await asyncio.sleep(float(str(delay_s)))
+        if hold := wishes.get("hold"):
+            await self._gate(hold).wait()
+        match wishes.get("fail"):
+            case "input":
+                raise BadInputError("the request asked to be found wrong")
+            case "crash":
+                raise ZeroDivisionError("the request asked for a crash")
+
+    def _gate(self, key: object) -> asyncio.Event:
+        return self._gates.setdefault(str(key), asyncio.Event())
