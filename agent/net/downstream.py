@@ -1,6 +1,7 @@
 """A client's HTTP/1.1 connection: requests in, replies out, in order, until one of them ends the connection."""
 
 import asyncio
+import contextlib
 from enum import IntEnum
 from time import monotonic
 
@@ -350,7 +351,9 @@ class Downstream(Connection):
         self.phase = LINGERING
         self.resume(PAUSE_ALL)
         if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
+            # asyncio raises where the client has reset the connection and we have not heard of it yet.
+            with contextlib.suppress(OSError):
+                self._transport.write_eof()
 
     def _reply_to_fault(self, fault: Fault) -> None:
         """Answer what cannot become a request, and look at nothing that follows it."""

@@ -1,0 +1,474 @@
+"""Predictors that are down, come back, close at the wrong moment, answer too early or too much, or make no sense."""
+
+import asyncio
+
+import pytest
+
+from agent.errors import Outcome
+from tests.net.bed import OK, Opener, get, ok, post
+from tests.sockets import FakePredictor, Message, Peer, eventually
+
+MIB = 1 << 20
+CHUNKED = (
+    b"POST /v2/models/m/infer HTTP/1.1\r\nHost: m.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n"
+)
+
+
+async def answer(_: Message, peer: Peer) -> None:
+    await peer.send(OK)
+
+
+# Down and back
+
+
+async def test_a_predictor_that_comes_back_in_time_loses_nothing(bed: Opener) -> None:
+    agent = await bed(FakePredictor(), limit="2")
+    clients = []
+    for index in range(6):
+        client = await agent.client()
+        await client.send(post(b"%d" % index))
+        await eventually(lambda: agent.gate.active == index + 1)  # noqa: B023 - looked at in this turn only
+        clients.append(client)
+    await eventually(lambda: agent.pool.is_refusing)
+    assert (agent.admission.inflight, agent.admission.queued) == (2, 4)
+    agent.predictor.listen()
+    async with agent.predictor.serve(answer):
+        for client in clients:
+            assert (await client.response()).raw == OK
+    assert sorted(request.body for request in agent.predictor.requests) == [b"%d" % index for index in range(6)]
+
+
+async def test_a_predictor_that_restarts_under_load_loses_only_what_it_had(bed: Opener) -> None:
+    agent = await bed(limit="1")
+    client, predictor = await agent.occupy()
+    queued = await agent.fill(3)
+    agent.predictor.refuse()
+    predictor.reset()
+    assert (await client.response()).status == 502
+    await eventually(lambda: agent.pool.is_refusing)
+    agent.predictor.listen()
+    async with agent.predictor.serve(answer):
+        for client in queued:
+            assert (await client.response()).raw == OK
+    assert [request.body for request in agent.predictor.requests] == [b"queued 0", b"queued 1", b"queued 2"]
+
+
+async def test_a_probe_learns_at_once_that_the_predictor_is_down(bed: Opener) -> None:
+    agent = await bed(FakePredictor())
+    client = await agent.client()
+    for _ in range(3):
+        await client.send(get())
+        reply = await client.response()
+        assert (reply.status, reply.values(b"x-headgate-reason")) == (503, [b"upstream_unavailable"])
+    agent.predictor.listen()
+    await client.send(get())
+    predictor = await agent.predictor.accept()
+    await predictor.request()
+    await predictor.send(OK)
+    assert (await client.response()).raw == OK
+
+
+async def test_no_address_leaks_into_an_error(bed: Opener) -> None:
+    agent = await bed(FakePredictor())
+    client = await agent.client()
+    await client.send(get())
+    assert b"127.0.0.1" not in (await client.response()).raw
+
+
+# Kept connections that end
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+async def test_an_idle_connection_that_the_predictor_ends_is_not_used(bed: Opener, end: str) -> None:
+    agent = await bed()
+    getattr(await agent.warm(), end)()
+    await eventually(lambda: not agent.pool.connections)
+    client = await agent.client()
+    await client.send(post(b"x"))
+    predictor = await agent.predictor.accept()
+    await predictor.request()
+    await predictor.send(OK)
+    assert (await client.response()).raw == OK
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+@pytest.mark.parametrize("request_", [post(b"once"), post(), get(), CHUNKED])
+async def test_a_request_that_may_have_run_is_not_sent_again(bed: Opener, request_: bytes, end: str) -> None:
+    agent = await bed()
+    predictor = await agent.warm()
+    client = await agent.client()
+    await client.send(request_)
+    await predictor.request()
+    getattr(predictor, end)()
+    reply = await client.response()
+    assert (reply.status, reply.values(b"x-headgate-reason")) == (502, [b"upstream_closed"])
+    assert agent.predictor.is_left_alone()
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+@pytest.mark.parametrize("request_", [post(b"twice"), post(), CHUNKED])
+async def test_who_opts_in_gets_one_retry(bed: Opener, request_: bytes, end: str) -> None:
+    agent = await bed(retry_stale="true")
+    predictor = await agent.warm()
+    client = await agent.client()
+    await client.send(request_)
+    first = await predictor.request()
+    getattr(predictor, end)()
+    fresh = await agent.predictor.accept()
+    assert (await fresh.request()).raw == first.raw == request_
+    await fresh.send(OK)
+    assert (await client.response()).raw == OK
+
+
+async def test_there_is_no_second_retry(bed: Opener) -> None:
+    agent = await bed(retry_stale="true")
+    predictor = await agent.warm()
+    client = await agent.client()
+    await client.send(post(b"x"))
+    await predictor.request()
+    predictor.close()
+    fresh = await agent.predictor.accept()
+    await fresh.request()
+    fresh.close()
+    assert (await client.response()).status == 502
+    assert agent.predictor.is_left_alone()
+
+
+async def test_a_retry_onto_a_predictor_that_is_down_waits_for_it(bed: Opener) -> None:
+    agent = await bed(retry_stale="true", limit="1")
+    predictor = await agent.warm()
+    client = await agent.client()
+    await client.send(post(b"x"))
+    await predictor.request()
+    agent.predictor.refuse()
+    predictor.close()
+    await eventually(lambda: agent.pool.is_refusing)
+    agent.predictor.listen()
+    fresh = await agent.predictor.accept()
+    await fresh.request()
+    await fresh.send(OK)
+    assert (await client.response()).raw == OK
+
+
+@pytest.mark.parametrize("answered", [b"H", b"HTTP/1.1 102 Processing\r\n\r\n"])
+async def test_a_connection_that_has_answered_anything_is_not_stale(bed: Opener, answered: bytes) -> None:
+    agent = await bed(retry_stale="true")
+    predictor = await agent.warm()
+    client = await agent.client()
+    await client.send(post(b"x"))
+    await predictor.request()
+    await predictor.send(answered)
+    [connection] = agent.pool.connections
+    await eventually(lambda: connection.answered)
+    predictor.close()
+    statuses = [(await client.response()).status]
+    if statuses == [102]:
+        statuses.append((await client.response()).status)
+    assert statuses[-1] == 502
+    assert agent.predictor.is_left_alone()
+
+
+@pytest.mark.parametrize("body", [b"x" * 100_000, b"x" * 5])
+async def test_what_is_not_at_hand_in_full_is_not_sent_again(bed: Opener, body: bytes) -> None:
+    """Either more than is kept for a second sending, or not all here yet."""
+    agent = await bed(retry_stale="true", queued_body="32KiB")
+    predictor = await agent.warm()
+    client = await agent.client()
+    whole = len(body) > 5
+    await client.send(post(body) if whole else post(body * 2)[:-5])
+    await predictor.until(body)
+    predictor.reset()
+    assert (await client.response()).status == 502
+    assert agent.predictor.is_left_alone()
+
+
+async def test_nothing_is_sent_again_for_a_client_that_left(bed: Opener) -> None:
+    agent = await bed(retry_stale="true")
+    predictor = await agent.warm()
+    client = await agent.client()
+    await client.send(post(b"x"))
+    await predictor.request()
+    client.reset()
+    await eventually(lambda: not agent.server.connections)
+    predictor.close()
+    await eventually(lambda: agent.outcomes)
+    assert agent.predictor.is_left_alone()
+    assert not agent.pool.waiting
+
+
+# Answers at the wrong time
+
+
+async def test_an_early_answer_is_delivered_and_its_connection_not_reused(bed: Opener) -> None:
+    agent = await bed()
+    client = await agent.client()
+    body = b"x" * 1_000_000
+    await client.send(post(body)[:-500_000])
+    predictor = await agent.predictor.accept()
+    await predictor.head()
+    await predictor.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+    reply = await client.response()
+    assert (reply.status, reply.body, reply.values(b"Connection")) == (413, b"no", [b"close"])
+    assert (await predictor.ended()).was_reset
+    other = await agent.client()
+    await other.send(post(b"y"))
+    fresh = await agent.predictor.accept()
+    assert (await fresh.request()).body == b"y"
+    await fresh.send(OK)
+    assert (await other.response()).raw == OK
+
+
+async def test_an_early_answer_is_delivered_when_the_predictor_then_closes(bed: Opener) -> None:
+    """Without reading the rest: its close resets the connection while the agent still writes to it."""
+    agent = await bed()
+    client = await agent.client()
+    await client.send(post().replace(b"Length: 0", b"Length: %d" % (64 * MIB)))
+    predictor = await agent.predictor.accept()
+    await predictor.head()
+    [connection] = agent.pool.connections
+    await client.stuff(b"x" * 100_000, most=48 * MIB, until=lambda: connection.congested)
+    await predictor.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+    predictor.close()
+    reply = await client.response()
+    assert (reply.status, reply.body) == (413, b"no")
+
+
+async def test_an_early_answer_to_a_request_that_is_all_sent_but_not_all_taken(bed: Opener) -> None:
+    """What the predictor did not read would stand before the next request."""
+    agent = await bed()
+    client = await agent.client()
+    predictor = None
+    body = b"x" * 16 * MIB
+    agent.start(client.send(post(body)))
+    predictor = await agent.predictor.accept()
+    await predictor.head()
+    [connection] = agent.pool.connections
+    await eventually(lambda: connection.congested)
+    await predictor.send(OK)
+    assert (await client.head()).startswith(b"HTTP/1.1 200")
+    assert await client.exactly(2) == b"ok"
+    await eventually(lambda: not agent.pool.connections)
+
+
+@pytest.mark.parametrize("surplus", [OK, b"x", b"\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"])
+@pytest.mark.parametrize("when", ["at once", "later"])
+async def test_surplus_bytes_never_reach_the_next_request(bed: Opener, surplus: bytes, when: str) -> None:
+    agent = await bed()
+    client = await agent.client()
+    await client.send(post(b"1"))
+    predictor = await agent.predictor.accept()
+    await predictor.request()
+    if when == "at once":
+        await predictor.send(ok(b"first") + surplus)
+    else:
+        await predictor.send(ok(b"first"))
+        await eventually(lambda: agent.pool.idle)
+        await predictor.send(surplus)
+    assert (await client.response()).raw == ok(b"first")
+    assert (await predictor.ended()).was_reset
+    await client.send(post(b"2"))
+    fresh = await agent.predictor.accept()
+    assert (await fresh.request()).body == b"2"
+    await fresh.send(ok(b"second"))
+    assert (await client.response()).raw == ok(b"second")
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+async def test_a_body_where_none_may_be_is_surplus(bed: Opener, status: bytes) -> None:
+    agent = await bed()
+    client = await agent.client()
+    await client.send(get())
+    predictor = await agent.predictor.accept()
+    await predictor.request()
+    await predictor.send(b"HTTP/1.1 %b\r\nContent-Length: 2\r\n\r\nno" % status)
+    assert (await client.response()).body == b""
+    assert (await predictor.ended()).was_reset
+
+
+# Answers that are none
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x00\x01\x02\x03\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+        b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nBad Name: x\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+        b"HTTP/1.1 99 Low\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+async def test_what_is_no_answer_is_told_as_502(bed: Opener, garbage: bytes) -> None:
+    agent = await bed()
+    client = await agent.client()
+    await client.send(post(b"x") + get())
+    predictor = await agent.predictor.accept()
+    await predictor.request()
+    await predictor.send(garbage)
+    reply = await client.response()
+    assert (reply.status, reply.values(b"x-headgate-reason")) == (502, [b"upstream_invalid"])
+    assert (await predictor.ended()).was_reset
+    fresh = await agent.predictor.accept()
+    await fresh.request()
+    await fresh.send(OK)
+    assert (await client.response()).raw == OK
+
+
+@pytest.mark.parametrize(
+    "part", [b"", b"HTT", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", b"HTTP/1.1 103 Hints\r\n\r\n"]
+)
+@pytest.mark.parametrize("end", ["half_close", "reset"])
+async def test_half_a_head_is_no_answer(bed: Opener, part: bytes, end: str) -> None:
+    agent = await bed()
+    client = await agent.client()
+    await client.send(post(b"x"))
+    predictor = await agent.predictor.accept()
+    await predictor.request()
+    await predictor.send(part)
+    if part:
+        [connection] = agent.pool.connections
+        await eventually(lambda: connection.answered)
+    getattr(predictor, end)()
+    reply = await client.response()
+    if reply.status == 103:
+        reply = await client.response()
+    assert (reply.status, reply.values(b"x-headgate-reason")) == (502, [b"upstream_closed"])
+
+
+@pytest.mark.parametrize("piece", [b"zz\r\n", b"-1\r\n", b"3\r\nabcd\r\n", b"1\nx\r\n", b"f" * 16 + b"\r\n"])
+async def test_a_broken_chunk_cuts_the_answer(bed: Opener, piece: bytes) -> None:
+    agent = await bed()
+    client = await agent.client()
+    await client.send(post(b"x"))
+    predictor = await agent.predictor.accept()
+    await predictor.request()
+    await predictor.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n" + piece + b"0\r\n\r\n")
+    end = await client.ended()
+    assert end.was_reset
+    assert b"0\r\n\r\n" not in end.data
+    assert agent.outcomes == [Outcome.UPSTREAM_INVALID]
+
+
+async def test_a_predictor_that_speaks_first_does_not_answer_a_request(bed: Opener) -> None:
+    """A banner: at best it is invalid; it must not stay to be somebody's answer."""
+    agent = await bed()
+    client = await agent.client()
+    await client.send(post(b"x"))
+    predictor = await agent.predictor.accept()
+    await predictor.send(b"220 ready\r\n\r\n")
+    assert (await client.response()).status == 502
+    assert (await predictor.ended()).was_reset
+
+
+async def test_idle_connections_are_dropped_before_predictors_close_them(
+    bed: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.net.upstream.MAX_IDLE_S", 0.1)
+    agent = await bed()
+    predictor = await agent.warm()
+    assert await predictor.rest() == b""
+    await eventually(lambda: not agent.pool.connections)
+
+
+async def test_an_idle_connection_that_is_too_old_is_not_taken(bed: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = await bed()
+    await agent.warm()
+    monkeypatch.setattr("agent.net.upstream.MAX_IDLE_S", 0.0)
+    client = await agent.client()
+    await client.send(post(b"x"))
+    predictor = await agent.predictor.accept()
+    await predictor.request()
+    await predictor.send(OK)
+    assert (await client.response()).raw == OK
+
+
+async def test_chaos_is_accounted_for(bed: Opener) -> None:
+    """A predictor that fails in turn in every way under load: each request ends once, none is delivered twice."""
+    agent = await bed(limit="3", queue="100")
+    seen: list[bytes] = []
+
+    async def fail_in_turn(request: Message, peer: Peer) -> None:
+        seen.append(request.body)
+        turn = int(request.body) % 7
+        if turn == 0:
+            peer.reset()
+            raise ConnectionResetError
+        if turn == 1:
+            peer.close()
+            raise ConnectionResetError
+        answers = {2: b"garbage\r\n\r\n", 3: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", 4: OK + b"surplus"}
+        await peer.send(answers.get(turn, OK))
+        if turn in {2, 3}:
+            peer.half_close()
+
+    async def ask(number: int) -> str:
+        client = await agent.client()
+        await client.send(post(b"%d" % number))
+        try:
+            return str((await client.response()).status)
+        except Exception:
+            return "cut"
+
+    async with agent.predictor.serve(fail_in_turn):
+        results = await asyncio.gather(*[ask(number) for number in range(70)])
+    expected = {0: "502", 1: "502", 2: "502", 3: "cut", 4: "200", 5: "200", 6: "200"}
+    assert results == [expected[number % 7] for number in range(70)]
+    assert sorted(seen) == sorted(b"%d" % number for number in range(70))
+
+
+@pytest.mark.parametrize("kind", ["answer", "tunnel"])
+async def test_a_close_that_ends_an_answer_as_it_should_raises_no_suspicion(bed: Opener, kind: str) -> None:
+    """Only a predictor that closes inside an exchange may be dying; its other connections are kept here."""
+    agent = await bed()
+    other, second = await agent.occupy()
+    client = await agent.client()
+    upgrade = (b"Connection: upgrade", b"Upgrade: x") if kind == "tunnel" else ()
+    await client.send(get(b"/", *upgrade))
+    predictor = await agent.predictor.accept()
+    await predictor.head()
+    await second.send(OK)
+    assert (await other.response()).raw == OK
+    await eventually(lambda: agent.pool.idle)
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    await predictor.send(switch if upgrade else b"HTTP/1.1 200 OK\r\n\r\n")
+    await client.head()
+    predictor.half_close()
+    assert await client.rest() == b""
+    assert not agent.pool.is_refusing
+    assert agent.pool.idle
+
+
+async def test_a_close_inside_an_exchange_gives_up_the_idle_connections(bed: Opener) -> None:
+    agent = await bed()
+    other, idle = await agent.occupy()
+    client, predictor = await agent.occupy()
+    await idle.send(OK)
+    await eventually(lambda: agent.pool.idle)
+    predictor.close()
+    assert (await client.response()).status == 502
+    assert await idle.rest() == b""
+    await other.send(post(b"after"))
+    fresh = await agent.predictor.accept()
+    assert (await fresh.request()).body == b"after"
+    await fresh.send(OK)
+    assert [(await other.response()).status for _ in range(2)] == [200, 200]
+
+
+async def test_a_connection_rests_before_it_is_used_again(bed: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = await bed()
+    monkeypatch.setattr("agent.net.upstream.REST_S", 60.0)
+    await agent.warm()
+    monkeypatch.setattr("agent.net.upstream.MAX_IDLE_S", 60.0)
+    client = await agent.client()
+    await client.send(post(b"x"))
+    fresh = await agent.predictor.accept()
+    await fresh.request()
+    await fresh.send(OK)
+    assert (await client.response()).raw == OK
