@@ -125,7 +125,9 @@ class Downstream(Connection):
         if self._machine.state is READY and exchange.runs:
             # A client that shuts its sending side after a complete request may still read. One that waits in the queue
             # is taken for gone, since leaving looks the same and is what happens in practice (DECISIONS 6).
+            # What it asked for beyond that is dropped, as the reply says: it ends the connection.
             self._close_after = True
+            self._machine.held.clear()
             return True
         return False
 

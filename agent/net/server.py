@@ -81,7 +81,7 @@ class Server:
             timeout=settings.drain_timeout,
         )
         self._loop = loop
-        self._sweeper: Sweeper | None = None
+        self.sweeper: Sweeper | None = None
         self._listeners: list[asyncio.Server] = []
         self._admin: Admin | None = None
         self.addresses: list[str] = []
@@ -101,7 +101,7 @@ class Server:
         for sock, pool in zip(data, self.pools, strict=True):
             factory = partial(Downstream, self.gate, pool, self._limits, self.connections)
             self._listeners.append(await self._loop.create_server(factory, sock=sock, backlog=_BACKLOG))
-        self._sweeper = Sweeper(self._loop, self.settings, self.connections, self.pools)
+        self.sweeper = Sweeper(self._loop, self.settings, self.connections, self.pools)
         # aiohttp takes 0.15 s to import; in a thread, the data port answers meanwhile.
         self._admin = (await asyncio.to_thread(_load_admin))(self)
         await self._admin.start(admin)
@@ -119,8 +119,8 @@ class Server:
 
     async def stop(self) -> None:
         """Take everything down at once."""
-        if self._sweeper is not None:
-            self._sweeper.stop()
+        if self.sweeper is not None:
+            self.sweeper.stop()
         self._close_listeners()
         for connection in list(self.connections):
             connection.close()

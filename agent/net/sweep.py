@@ -71,9 +71,9 @@ class Sweeper:
                 connection.close()
         elif connection.phase is downstream.LINGERING:
             if waited > LINGER_S:
-                connection.abort()
+                connection.close()  # not with a reset: the kernel may still be delivering the reply
         elif connection.exchange is None and waited > settings.head_timeout:
-            connection.abort()  # it was refused, and the body that it still owes us does not come
+            connection.close()  # it was refused, and the body that it still owes us does not come
 
     def _end_overdue(self, pool: Pool, now: float) -> None:
         for up in list(pool.connections):

@@ -283,12 +283,13 @@ class Pool:
             self._failed()
 
     def _failed(self) -> None:
-        for exchange in list(self.waiting):
-            exchange.on_refused_connection()
-        self._shared.flush()
+        # First of all, so that what is dispatched in place of a refused exchange does not dial at once.
         if self._redial is None:
             self._put_off()
             self._backoff = min(self._backoff * 2, MAX_BACKOFF_S)
+        for exchange in list(self.waiting):
+            exchange.on_refused_connection()
+        self._shared.flush()
 
     def _put_off(self) -> None:
         """Dial for those who wait after a while, and for nobody before."""

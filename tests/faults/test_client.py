@@ -193,3 +193,21 @@ async def test_many_come_and_go(bed: Opener) -> None:
     for client, predictor in running:
         await predictor.send(OK)
         assert (await client.response()).raw == OK
+
+
+async def test_a_half_closed_client_that_asked_for_more_is_answered_and_left_at_once(bed: Opener) -> None:
+    """It can send nothing any more, so there is nothing to linger for."""
+    agent = await bed()
+    client = await agent.client()
+    await client.send(post(b"1") + post(b"2"))
+    client.half_close()
+    predictor = await agent.predictor.accept()
+    await predictor.request()
+    [connection] = agent.server.connections
+    await eventually(lambda: not connection._machine.held)
+    await predictor.send(OK)
+    reply = await client.response()
+    assert (reply.status, reply.values(b"Connection")) == (200, [b"close"])
+    assert await client.rest() == b""
+    await eventually(lambda: not agent.server.connections)
+    assert agent.begun == 1

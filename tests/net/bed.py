@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from time import monotonic
 from typing import Any, Protocol
 
 import pytest
@@ -85,6 +86,7 @@ class Bed:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(lambda _, context: self.errors.append(context))
         self._tasks = asyncio.all_tasks()
+        self._ahead = 0.0
         self.server = server = Server(effective)
         self.gate = gate = server.gate
         self.admission = server.admission
@@ -129,6 +131,13 @@ class Bed:
                 then()
 
         self._senders.append(self._loop.create_task(run()))
+
+    def later(self, seconds: float) -> None:
+        """Have the time-outs looked at as if so many more seconds had passed."""
+        self._ahead += seconds
+        assert self.server.sweeper is not None
+        self.server.sweeper.sweep(monotonic() + self._ahead)
+        self.server.gate.shared.flush()
 
     async def client(self, *, kernel_buffer: int | None = None) -> Peer:
         """A new connection to the agent."""

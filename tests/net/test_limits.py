@@ -6,15 +6,18 @@ import pytest
 
 from agent.errors import Outcome
 from agent.net import sweep
+from agent.net.downstream import LINGER_S
 from tests.net.bed import OK, Opener, get, ok, post
 from tests.sockets import IncompleteError, eventually
 
 
 async def test_the_time_out_of_an_exchange_is_told(bed: Opener) -> None:
-    agent = await bed(timeout="200ms", limit="1")
+    agent = await bed(timeout="100s", limit="1")
     client, predictor = await agent.occupy()
-    await asyncio.sleep(0.1)
     [waiting] = await agent.fill(1)
+    [ticket] = agent.admission.waiting()
+    ticket.owner.arrived += 60  # it came long after the first
+    agent.later(110)
     reply = await client.response()
     assert (reply.status, reply.values(b"x-headgate-reason")) == (504, [b"timeout"])
     assert (await predictor.ended()).was_reset
@@ -25,10 +28,11 @@ async def test_the_time_out_of_an_exchange_is_told(bed: Opener) -> None:
 
 
 async def test_after_the_answers_head_a_time_out_cuts_the_connection(bed: Opener) -> None:
-    agent = await bed(timeout="100ms")
+    agent = await bed(timeout="100s")
     client, predictor = await agent.occupy()
     await predictor.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
     await client.until(b"half")
+    agent.later(110)
     assert (await client.ended()).was_reset
     assert agent.outcomes == [Outcome.TIMEOUT]
 
@@ -68,10 +72,10 @@ async def test_an_idle_connection_is_closed(bed: Opener) -> None:
 
 
 async def test_a_busy_connection_is_not_idle(bed: Opener) -> None:
-    agent = await bed(idle_timeout="100ms", head_timeout="100ms", limit="1")
+    agent = await bed(idle_timeout="100s", head_timeout="100s", limit="1")
     client, predictor = await agent.occupy()
     [waiting] = await agent.fill(1)
-    await asyncio.sleep(0.3)
+    agent.later(300)
     await predictor.send(OK)
     await predictor.request()
     await predictor.send(OK)
@@ -192,14 +196,14 @@ async def test_a_client_that_stalls_in_its_upload_loses_its_slot(bed: Opener) ->
 
 
 async def test_a_client_that_goes_on_uploading_slowly_is_served(bed: Opener) -> None:
-    agent = await bed(idle_timeout="200ms")
+    agent = await bed(idle_timeout="100s")
     client = await agent.client()
     sent = post(b"0123456789")
     await client.send(sent[:-10])
     predictor = await agent.predictor.accept()
     await predictor.head()
     for byte in sent[-10:]:
-        await asyncio.sleep(0.05)
+        agent.later(60)
         await client.send(bytes([byte]))
         assert await predictor.exactly(1) == bytes([byte])
     await predictor.send(OK)
@@ -236,23 +240,39 @@ async def test_a_reply_that_nobody_reads_does_not_stay_for_ever(bed: Opener, fie
 @pytest.mark.parametrize("fields", [(), (b"Connection: close",)])
 async def test_a_slow_reader_gets_all_of_its_reply(bed: Opener, fields: tuple[bytes, ...]) -> None:
     """It takes longer than any time-out, and never pauses for as long as one."""
-    agent = await bed(idle_timeout="200ms", head_timeout="100ms")
+    agent = await bed(idle_timeout="100s", head_timeout="50s")
     client, connection = await agent.narrow_client()
     await client.send(post(b"x", *fields))
     predictor = await agent.predictor.accept()
     await predictor.request()
     await predictor.send(ok(b"x" * 100_000))
     await eventually(lambda: agent.outcomes)
-    for _ in range(5):
-        await asyncio.sleep(0.08)
-        await client.more()
+    for _ in range(3):
+        agent.later(60)
+        left = connection.unsent
+        while connection.unsent == left:
+            await client.more()
     assert connection.unsent
     assert (await client.response()).body == b"x" * 100_000
 
 
-async def test_an_early_reply_waits_for_a_slow_reader(bed: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client still sends and reads slowly: the end of the connection waits until it has the reply."""
+async def test_the_kernel_may_finish_what_a_slow_reader_has_not_taken(
+    bed: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the wait for the client is no reset: that would take back what is on its way."""
     monkeypatch.setattr(sweep, "LINGER_S", 0.05)
+    agent = await bed()
+    client = await agent.client(kernel_buffer=4096)
+    await client.send(post(b"x" * 1000)[:-500])
+    predictor = await agent.predictor.accept()
+    await predictor.head()
+    await predictor.send(ok(b"y" * 200_000))
+    await eventually(lambda: agent.outcomes and not agent.server.connections)
+    assert (await client.response()).body == b"y" * 200_000
+
+
+async def test_an_early_reply_waits_for_a_slow_reader(bed: Opener) -> None:
+    """The client still sends and reads slowly: the end of the connection waits until it has the reply."""
     agent = await bed()
     client, connection = await agent.narrow_client()
     await client.send(post(b"x" * 1000)[:-500])
@@ -261,7 +281,7 @@ async def test_an_early_reply_waits_for_a_slow_reader(bed: Opener, monkeypatch: 
     await predictor.send(ok(b"y" * 100_000))
     await eventually(lambda: agent.outcomes)
     for _ in range(3):
-        await asyncio.sleep(0.1)
+        agent.later(10 * LINGER_S)
         await client.more()
     assert connection.unsent
     assert (await client.response()).body == b"y" * 100_000
