@@ -174,6 +174,8 @@ class Peer:
         start, *lines = (await self.head())[:-4].split(b"\r\n")
         fields = [_field(line) for line in lines]
         kinds = {name.lower(): value for name, value in fields}
+        body: bytes
+        trailers: Fields
         bodyless = not has_body or (start.startswith(b"HTTP/") and start.split(b" ")[1] in {b"204", b"304"})
         if bodyless or start.startswith(b"HTTP/1.1 1"):
             body, trailers = b"", []
@@ -194,7 +196,7 @@ class Peer:
                 break
             body += await self.exactly(size)
             assert await self.exactly(2) == b"\r\n"
-        trailers = []
+        trailers: Fields = []
         while (line := await self.until(b"\r\n")) != b"\r\n":
             trailers.append(_field(line[:-2]))
         return bytes(body), trailers

@@ -129,6 +129,9 @@ class Downstream(Connection):
             self._close_after = True
             self._machine.held.clear()
             return True
+        if exchange.responded:
+            # It has a part of the answer and may still read: a clean end would make that look whole.
+            self.give_up()
         return False
 
     def lost(self) -> None:
@@ -334,12 +337,16 @@ class Downstream(Connection):
 
     def _go_on(self) -> None:
         """Look at what the client sent after a request that has been answered."""
+        machine = self._machine
         self._view = self._shared.small
         self.resume(PAUSE_ALL)
-        self._machine.next_message()
-        if len(self._machine.held) > MAX_HELD:
+        if not machine.held:
+            machine.next_message()
+            return
+        machine.next_message()
+        if len(machine.held) > MAX_HELD:
             self.pause(PAUSE_PIPELINE)
-        if self.phase is IDLE and self._machine.in_head:
+        if self.phase is IDLE and machine.in_head:
             self.head_since = self.since
 
     def _end_connection(self) -> None:

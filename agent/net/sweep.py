@@ -18,8 +18,8 @@ _MIN_TICK_S, _MAX_TICK_S = 0.02, 1.0
 class Sweeper:
     """Ends connections and exchanges that are overdue.
 
-    A look at 10,000 connections takes about a millisecond; keeping them in order of their deadlines instead would cost
-    every request a move.
+    A look at 10,000 connections takes about four milliseconds; keeping them in order of their deadlines instead would
+    cost every request a move.
     """
 
     __slots__ = ("_connections", "_handle", "_loop", "_pools", "_settings", "_tick")

@@ -56,7 +56,8 @@ class Upload:
 
     def drop(self) -> None:
         """Forget what is held."""
-        self._held.clear()
+        if self._held:
+            self._held.clear()
 
     def _write(self, up: Upstream, data: bytes) -> None:
         if data:

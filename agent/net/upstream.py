@@ -66,7 +66,7 @@ class Upstream(Connection):
         self.exchange = None
         self.fresh = False
         # Congested: the predictor answered without reading all of the body, and the next head would wait behind it.
-        if reusable and self.usable and self._machine.state is READY and not (self._paused or self.congested):
+        if reusable and self._machine.state is READY and not (self._paused or self.congested):
             self._view = self._shared.small
             self._pool.release(self)
         else:

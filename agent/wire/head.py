@@ -201,7 +201,9 @@ class RequestHead(Head):
                 fault = self._read(kind, value)
             if fault is not None:
                 return fault
-        fault = self._check_framing() or self._check_target()
+        if self._filtered:
+            fault = self._check_framing()
+        fault = fault or self._check_target()
         if fault is not None:
             return fault
         if not self._names_host and self.minor:

@@ -60,7 +60,7 @@ class HeadCache:
     what is kept is immutable. Unique heads cost a look-up more (`make bench`, rows `small` and `unique`).
     """
 
-    __slots__ = ("requests", "responses")
+    __slots__ = ("_once", "requests", "responses")
 
     # Bounds what hostile heads can pin to about a megabyte.
     MAX_HEADS = 256
@@ -69,12 +69,18 @@ class HeadCache:
     def __init__(self) -> None:
         self.requests: dict[bytes, RequestHead] = {}
         self.responses: dict[bytes, ResponseHead] = {}
+        self._once: set[int] = set()
 
-    @classmethod
-    def keep(cls, heads: dict[bytes, _Head], raw: bytes, head: _Head) -> None:
-        """Remember a head that is complete and without fault."""
-        if len(raw) <= cls.MAX_HEAD_BYTES:
-            if len(heads) >= cls.MAX_HEADS:
+    def keep(self, heads: dict[bytes, _Head], raw: bytes, head: _Head) -> None:
+        """Remember a head that is complete and without fault, the second time that it comes."""
+        mark = hash(raw)
+        if mark not in self._once:
+            # Keeping heads that never come again would cost more than parsing them: their memory is never warm.
+            if len(self._once) >= self.MAX_HEADS:
+                self._once.clear()
+            self._once.add(mark)
+        elif len(raw) <= self.MAX_HEAD_BYTES:
+            if len(heads) >= self.MAX_HEADS:
                 heads.clear()
             heads[raw] = head
 
@@ -225,8 +231,10 @@ class Http1:
             end = partial.find(_END_OF_HEAD, max(0, seen - 3))
         else:
             end = data.find(_END_OF_HEAD)
-            if end >= 0 and self._on_known_head(data[: end + 4], view[end + 4 :]):
-                return view[end + 4 :]
+            if end >= 0:
+                rest = view[end + 4 :]
+                if self._on_known_head(data[: end + 4], rest):
+                    return rest
         used = end + 4 - seen if end >= 0 else len(data)
         fitting = min(used, self._limits.head - seen)
         piece = data[:fitting]

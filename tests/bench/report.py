@@ -69,8 +69,8 @@ class Check:
 CHECKS = (
     Check("small", "cpu_us", 0.8, 0.5, ("envoy", "cpu_us")),
     Check("small", "cpu_us", 2.6, 1.5, ("haproxy", "cpu_us")),
-    Check("unique", "cpu_us", 0.8, 0.5, ("envoy", "cpu_us")),
-    Check("unique", "cpu_us", 2.6, 1.5, ("haproxy", "cpu_us")),
+    Check("unique", "cpu_us", 1, 0.8, ("envoy", "cpu_us")),
+    Check("unique", "cpu_us", 2.6, None, ("haproxy", "cpu_us")),
     Check("upload", "cpu_us", 1.1, 0.85, ("envoy", "cpu_us")),
     Check("download", "cpu_us", 1.1, 0.85, ("envoy", "cpu_us")),
     Check("refusal", "cpu_us", 0.5, None, ("agent", "admitted_cpu_us")),

@@ -211,3 +211,29 @@ async def test_a_half_closed_client_that_asked_for_more_is_answered_and_left_at_
     assert await client.rest() == b""
     await eventually(lambda: not agent.server.connections)
     assert agent.begun == 1
+
+
+@pytest.mark.parametrize("framing", [b"", b"Content-Length: 100\r\n", b"Transfer-Encoding: chunked\r\n"])
+async def test_a_client_that_half_closes_inside_its_answer_is_reset(bed: Opener, framing: bytes) -> None:
+    """It is taken for gone; should it still read, the part that it has must not look whole."""
+    agent = await bed()
+    client, predictor = await agent.occupy()
+    await predictor.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n4\r\nhalf\r\n")
+    await client.until(b"half\r\n")
+    client.half_close()
+    assert (await client.ended()).was_reset
+    assert (await predictor.ended()).was_reset
+    assert agent.outcomes == [Outcome.CLIENT_GONE]
+
+
+async def test_a_client_that_ends_its_upload_inside_an_early_answer_is_reset(bed: Opener) -> None:
+    agent = await bed()
+    client = await agent.client()
+    await client.send(CHUNKED + b"3\r\nabc\r\n")
+    predictor = await agent.predictor.accept()
+    await predictor.until(b"abc\r\n")
+    await predictor.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+    await client.until(b"half")
+    client.half_close()
+    assert (await client.ended()).was_reset
+    assert (await predictor.ended()).was_reset

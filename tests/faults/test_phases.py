@@ -92,7 +92,7 @@ CASES = [
     Case(P.HALF_SENT, F.TIMEOUT, 504, D.PART, Outcome.TIMEOUT),
     Case(P.HALF_SENT, F.DRAIN, 503, D.PART, Outcome.DRAINING),
     # A client that only ends its sending side may still read, and one that is gone keeps the slot: either way the
-    # predictor is left to finish.
+    # predictor is left to finish. Once it answers, closing is what makes it stop.
     Case(P.SENT, F.CLIENT_FIN, C.LEFT, D.ONCE, Outcome.SERVED),
     Case(P.SENT, F.CLIENT_RST, C.LEFT, D.ONCE, Outcome.CLIENT_GONE),
     Case(P.SENT, F.PREDICTOR_FIN, 502, D.ONCE, Outcome.UPSTREAM_CLOSED),
@@ -104,7 +104,7 @@ CASES = [
         case
         for phase in (P.HEAD, P.BODY)
         for case in (
-            Case(phase, F.CLIENT_FIN, C.LEFT, D.ONCE, Outcome.SERVED),
+            Case(phase, F.CLIENT_FIN, C.LEFT, D.ONCE, Outcome.CLIENT_GONE),
             Case(phase, F.CLIENT_RST, C.LEFT, D.ONCE, Outcome.CLIENT_GONE),
             Case(phase, F.PREDICTOR_FIN, C.CUT, D.ONCE, Outcome.UPSTREAM_TRUNCATED),
             Case(phase, F.PREDICTOR_RST, C.CUT, D.ONCE, Outcome.UPSTREAM_TRUNCATED),
@@ -237,9 +237,6 @@ async def finish(case: Case, scene: Scene) -> None:
         assert scene.agent.admission.inflight == 1, "the model still computes"
         assert scene.predictor is not None
         await scene.predictor.send(OK)
-    elif case.outcome is Outcome.SERVED and case.phase in {Phase.HEAD, Phase.BODY}:
-        assert scene.predictor is not None
-        await scene.predictor.send(b"0\r\n\r\n")
 
 
 async def check_client(case: Case, client: Peer) -> None:

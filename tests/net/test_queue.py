@@ -173,7 +173,7 @@ async def test_continue_waits_for_the_dispatch(bed: Opener) -> None:
     client = await agent.client()
     await client.send(post(b"", b"Expect: 100-continue").replace(b"Length: 0", b"Length: 5"))
     await eventually(lambda: agent.admission.queued)
-    [connection] = [each for each in agent.server.connections if not each.exchange.dispatched]
+    [connection] = [each for each in agent.server.connections if each.exchange and not each.exchange.dispatched]
     assert not connection.unsent
     await predictor.send(OK)
     await predictor.head()

@@ -47,7 +47,7 @@ def requests(data: bytes, *, limits: Limits = LIMITS, eof: bool = False) -> list
     cache = HeadCache()
     expected, complete = _requests_once([data], limits, HeadCache(), eof=eof)
     for pieces in splits(data):
-        for heads in (HeadCache(), cache, cache):
+        for heads in (HeadCache(), cache, cache, cache):
             seen = _requests_once(pieces, limits, heads, eof=eof)
             assert seen == (expected, complete), f"{seen} in reads of {[*map(len, pieces)][:9]}"
     if expected and not eof:
@@ -97,7 +97,7 @@ def responses(
 
     expected = once([data], HeadCache())
     for pieces in splits(data):
-        for heads in (HeadCache(), cache, cache):
+        for heads in (HeadCache(), cache, cache, cache):
             seen = once(pieces, heads)
             assert seen == expected, f"{seen} in reads of {[*map(len, pieces)][:9]}"
     events, state = expected
