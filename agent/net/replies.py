@@ -17,15 +17,16 @@ class Replies:
     `overload_status` replaces 503 where the queue is full: 429 for clients that prefer it.
     """
 
-    __slots__ = ("_built", "_overload_status")
+    __slots__ = ("_built", "_statuses")
 
     def __init__(self, overload_status: int) -> None:
-        self._overload_status = overload_status
+        self._statuses = [reply.http for reply in REPLIES]
+        self._statuses[Outcome.QUEUE_FULL] = overload_status
         self._built: dict[tuple[Outcome, bool, bool, str], bytes] = {}
 
     def status(self, outcome: Outcome) -> int:
         """The HTTP status a client is told."""
-        return self._overload_status if outcome is Outcome.QUEUE_FULL else REPLIES[outcome].http
+        return self._statuses[outcome]
 
     def http(self, outcome: Outcome, *, close: bool, bodyless: bool = False, detail: str = "") -> bytes:
         """The whole reply. `close` announces the end of the connection; `bodyless` answers HEAD.

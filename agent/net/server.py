@@ -51,7 +51,8 @@ class Server:
             model_limits=dict(settings.model_limits),
             queue_limit=settings.queue,
             queue_bytes=settings.queue_bytes,
-            patience=settings.deadline,
+            # The bound on the whole exchange holds while it waits, too.
+            patience=min(settings.deadline, settings.timeout or settings.deadline),
         )
         observers: list[Observer] = [self.counters]
         if settings.access_log is not Mode.OFF:
@@ -169,12 +170,6 @@ def _room_for_connections() -> int:
 async def serve(settings: Settings) -> int:
     """Run until a signal ends it. Returns the exit code."""
     server = Server(settings)
-    try:
-        await server.start()
-    except OSError as error:
-        logs.event("cannot start", level=40, error=error.strerror or str(error))
-        await server.stop()
-        return 1
     asked, ended = asyncio.Event(), asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
@@ -188,6 +183,12 @@ async def serve(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    try:
+        await server.start()
+    except OSError as error:
+        logs.event("cannot start", level=40, error=error.strerror or str(error))
+        await server.stop()
+        return 1
     # What start-up made lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()

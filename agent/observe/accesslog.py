@@ -20,6 +20,9 @@ class Mode(StrEnum):
     ALL = "all"
 
 
+SERVED = Outcome.SERVED
+ALL = Mode.ALL
+
 # Lines a second in `errors` mode; `all` is what its name says.
 MAX_ERRORS_PER_S = 50
 
@@ -39,8 +42,8 @@ class AccessLog:
 
     def ended(self, record: Record) -> None:
         """Log one exchange if the mode asks for it."""
-        failed = record.outcome is not Outcome.SERVED or record.status >= 500
-        if self._mode is Mode.ALL or (failed and self._may_log(record.ended)):
+        failed = record.outcome is not SERVED or record.status >= 500
+        if self._mode is ALL or (failed and self._may_log(record.ended)):
             self._log(self._line(record))
 
     def faulted(self, fault: Fault, peer: str, now: float) -> None:

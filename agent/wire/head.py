@@ -208,9 +208,10 @@ class RequestHead(Head):
             return fault
         if not self._names_host and self.minor:
             return Fault(Outcome.BAD_REQUEST, "HTTP/1.1 request without Host")
-        if self.upgrade and (self.has_body or b"h2c" in self.upgrade.lower()):
+        if self.upgrade and (not self.minor or self.has_body or b"h2c" in self.upgrade.lower()):
             # h2c by upgrade is deprecated (RFC 9113 section 3.1) and a smuggling vector; a request with a body that
-            # asks for an upgrade is served as what it is, for a server may ignore Upgrade (RFC 9110 section 7.8).
+            # asks for an upgrade is served as what it is, for a server may ignore Upgrade, and must ignore it in
+            # HTTP/1.0 (RFC 9110 section 7.8).
             self.upgrade = b""
         # RFC 9110 section 10.1.1: ignored in HTTP/1.0, and pointless where no body follows.
         self.expects_continue = self.expects_continue and bool(self.minor) and self.has_body

@@ -5,7 +5,6 @@ import pytest
 from tests.net.bed import OK, Opener, get, post
 from tests.sockets import FakePredictor, Message, Peer, eventually
 
-MIB = 1 << 20
 CHUNKED = (
     b"POST /v2/models/m/infer HTTP/1.1\r\nHost: m.test\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n"
