@@ -22,7 +22,7 @@ demo: $(READY) ## 20 seconds: a predictor, the gate in front, and a load that ri
 
 test: check ## everything: lint, types, layers, unit, socket, fault and contract tests
 
-check: $(READY) tools
+check: $(READY) tools ## the same by its usual name
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
