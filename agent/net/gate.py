@@ -36,7 +36,6 @@ class Gate:
         "replies",
         "retry_stale",
         "shared",
-        "timeout",
         "usages",
     )
 
@@ -51,7 +50,6 @@ class Gate:
         hooks: Hooks,
         replies: Replies,
         queued_body: int,
-        timeout: float,
         retry_stale: bool,
         max_connections: int,
     ) -> None:
@@ -62,7 +60,6 @@ class Gate:
         self.hooks = hooks
         self.replies = replies
         self.queued_body = queued_body
-        self.timeout = timeout
         self.retry_stale = retry_stale
         self.max_connections = max_connections
         self.active = 0

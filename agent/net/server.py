@@ -67,7 +67,6 @@ class Server:
             hooks=Hooks(observers, partial(logs.failure, "observer dropped")),
             replies=Replies(settings.overload_status),
             queued_body=settings.queued_body,
-            timeout=settings.timeout,
             retry_stale=settings.retry_stale,
             max_connections=min(settings.max_connections, _room_for_connections()),
         )
