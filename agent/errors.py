@@ -75,7 +75,7 @@ REPLIES: tuple[Reply, ...] = (
     Reply(499, 1, False, Blame.CLIENT, "the client left"),
     Reply(400, 13, False, Blame.CLIENT, "bad request"),
     Reply(414, 13, False, Blame.CLIENT, "the request target is too long"),
-    Reply(431, 13, False, Blame.CLIENT, "the header section is too large"),
+    Reply(431, 8, False, Blame.CLIENT, "the header section is too large"),
     Reply(417, 13, False, Blame.CLIENT, "the expectation cannot be met"),
     Reply(501, 12, False, Blame.CLIENT, "not implemented"),
     Reply(505, 12, False, Blame.CLIENT, "HTTP version not supported"),

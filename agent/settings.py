@@ -31,8 +31,8 @@ class Settings:
         "route",
         None,
         values.route,
-        "listen there and forward to that predictor (repeatable)",
-        form="LISTEN=UPSTREAM",
+        "listen there and forward to that predictor; an http and an h2c upstream may share a port (repeatable)",
+        form="LISTEN=UPSTREAM[,UPSTREAM]",
         repeat=True,
     )
     admin: Listen = _knob(
@@ -219,7 +219,7 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
     problems += [
         f"--route {route.listen}={route.upstream} forwards to a port that the agent itself listens on"
         for route in given.get("routes", ())
-        if not route.upstream.path and any(_is_loop(route.upstream, other) for other in listens)
+        if any(_is_loop(address, other) for address in route.addresses for other in listens)
     ]
     limit = given.get("limit")
     names = [name for name, _ in given.get("model_limits", ())]
@@ -242,6 +242,8 @@ def _collide(one: Listen, other: Listen) -> bool:
 
 
 def _is_loop(upstream: Address, other: Listen) -> bool:
+    if upstream.path:
+        return False
     is_local = upstream.host.startswith("127.") or upstream.host == "::1"
     return upstream.port == other.port and (
         upstream.host == other.host or (is_local and other.host in {"0.0.0.0", "::"})

@@ -17,8 +17,9 @@ class Address(NamedTuple):
         """What to put in Host where the client named none."""
         return b"localhost" if self.path else f"{_bracketed(self.host)}:{self.port}".encode()
 
-    def __str__(self) -> str:
-        return f"http+unix:{self.path}" if self.path else f"http://{_bracketed(self.host)}:{self.port}"
+    def url(self, scheme: str) -> str:
+        """How it is written in a route."""
+        return f"{scheme}+unix:{self.path}" if self.path else f"{scheme}://{_bracketed(self.host)}:{self.port}"
 
 
 class Listen(NamedTuple):
@@ -32,10 +33,27 @@ class Listen(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A listening address and the predictor behind it."""
+    """A listening address and the predictor behind it: where it speaks HTTP/1.1, and where HTTP/2.
+
+    One of the two may be missing, or both may be the same.
+    """
 
     listen: Listen
-    upstream: Address
+    http1: Address | None
+    http2: Address | None = None
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where the predictor listens."""
+        return [address for address in (self.http1, self.http2) if address is not None]
+
+    @property
+    def upstream(self) -> str:
+        """The predictor as it is written in a route."""
+        if self.http1 == self.http2 and self.http1 is not None:
+            return self.http1.url("auto")
+        urls = [self.http1 and self.http1.url("http"), self.http2 and self.http2.url("h2c")]
+        return ",".join(url for url in urls if url)
 
 
 # What `--limit auto` stands for: about what a CPU predictor with a handful of workers runs at its best throughput.
@@ -141,28 +159,29 @@ def listen(text: str) -> Listen:
     return Listen(host, int(match[2]))
 
 
-_UPSTREAM_FORM = "http://HOST:PORT or http+unix:/PATH"
-_TCP = re.compile(r"http://([A-Za-z0-9.\-_]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})/?")
-_UNIX = re.compile(r"http\+unix:(/.{1,106})")  # sun_path holds 108 bytes
+_UPSTREAM_FORM = (
+    "http://HOST:PORT (HTTP/1.1), h2c://HOST:PORT (HTTP/2: gRPC), auto://HOST:PORT (both), http://...,h2c://... or the "
+    "like with +unix:/PATH, such as http+unix:/PATH"
+)
+_TCP = re.compile(r"(http|h2c|auto)://([A-Za-z0-9.\-_]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})/?")
+_UNIX = re.compile(r"(http|h2c|auto)\+unix:(/[^,]{1,106})")  # sun_path holds 108 bytes
 
 
-def upstream(text: str) -> Address:
-    """A predictor's address."""
-    if text.startswith(("h2c:", "auto:")):
-        raise ValueError(f"{_UPSTREAM_FORM}; this version serves HTTP/1.1 and has no h2c or auto upstreams")
+def _upstream(text: str) -> tuple[str, Address]:
+    """A predictor's address, after what it speaks there."""
     unix = _UNIX.fullmatch(text)
     if unix is not None:
-        return Address("", 0, unix[1])
+        return unix[1], Address("", 0, unix[2])
     tcp = _TCP.fullmatch(text)
-    if tcp is None or not 0 < int(tcp[2]) < 65536:
+    if tcp is None or not 0 < int(tcp[3]) < 65536:
         raise ValueError(_UPSTREAM_FORM)
-    host = tcp[1].removeprefix("[").removesuffix("]")
+    host = tcp[2].removeprefix("[").removesuffix("]")
     # `localhost` resolves to ::1 first where predictors listen on IPv4 alone.
-    return Address("127.0.0.1" if host == "localhost" else host, int(tcp[2]))
+    return tcp[1], Address("127.0.0.1" if host == "localhost" else host, int(tcp[3]))
 
 
 def route(text: str) -> Route:
-    """Where to listen and where to forward to: LISTEN=UPSTREAM."""
+    """Where to listen and where to forward to: LISTEN=UPSTREAM or LISTEN=UPSTREAM,UPSTREAM."""
     left, separator, right = text.partition("=")
     if not separator:
         raise ValueError("LISTEN=UPSTREAM, such as 8080=http://127.0.0.1:18080")
@@ -171,6 +190,13 @@ def route(text: str) -> Route:
     except ValueError as error:
         raise ValueError(f"LISTEN=UPSTREAM, where LISTEN is {error}") from None
     try:
-        return Route(where, upstream(right))
+        pairs = [_upstream(part) for part in right.split(",")]
     except ValueError as error:
         raise ValueError(f"LISTEN=UPSTREAM, where UPSTREAM is {error}") from None
+    schemes = sorted(scheme for scheme, _ in pairs)
+    addresses = dict(pairs)
+    if schemes == ["auto"]:
+        return Route(where, addresses["auto"], addresses["auto"])
+    if schemes not in (["http"], ["h2c"], ["h2c", "http"]):
+        raise ValueError("LISTEN=UPSTREAM,UPSTREAM with one http and one h2c upstream")
+    return Route(where, addresses.get("http"), addresses.get("h2c"))

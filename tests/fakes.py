@@ -1,7 +1,7 @@
 """Stand-ins for what the pure layers are given: a sink, a clock, a record, a server."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import Fault, Outcome
@@ -10,7 +10,7 @@ from agent.policy.admission import Admission
 from agent.policy.classify import Kind, Route
 from agent.policy.usage import Usage, UsageTable
 from agent.settings import Settings, resolve
-from agent.wire.head import Fields, RequestHead, ResponseHead
+from agent.wire.head import NO_STATUS, Fields, RequestHead, ResponseHead
 
 # What a machine told its owner: the call's name, then the head as it would be forwarded, the status, the data, the
 # fields or the outcome.
@@ -88,6 +88,7 @@ class FakeRecord:
     route: Route = INFERENCE
     outcome: Outcome = Outcome.SERVED
     status: int = 200
+    grpc_status: int = NO_STATUS
     usage: Usage | None = None
     protocol: str = "http"
     arrived: float = 1000.0
@@ -105,8 +106,11 @@ class FakeRecord:
 class FakePool:
     """The connections to a predictor, as the admin pages count them."""
 
-    connections: set[object] = field(default_factory=set)
-    idle: list[object] = field(default_factory=list)
+    busy: int = 0
+    idle: int = 0
+
+    def counts(self) -> tuple[int, int]:
+        return self.busy, self.idle
 
 
 @dataclass(slots=True)
@@ -120,7 +124,8 @@ class FakeServer:
     def __init__(self, flags: dict[str, list[str]] | None = None, now: float = 0.0) -> None:
         self.settings: Settings = resolve({"routes": ["127.0.0.1:0=http://127.0.0.1:9000"], **(flags or {})}, {})
         self.counters = Counters()
-        self.usages = UsageTable([name for name, _ in self.settings.model_limits], now)
+        names = [name for name, _ in self.settings.model_limits]
+        self.usages = {protocol: UsageTable(names, now, protocol) for protocol in ("http", "grpc")}
         self.admission = Admission(
             limit=self.settings.limit,
             model_limits=dict(self.settings.model_limits),

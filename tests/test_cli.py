@@ -46,11 +46,11 @@ def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_bad_settings_end_with_64_and_every_problem_before_anything_starts() -> None:
-    ended = run("serve", "--limit", "0", "--deadline", "soon", "--route", "80=h2c://127.0.0.1:1", "--frobnicate", "7")
+    ended = run("serve", "--limit", "0", "--deadline", "soon", "--route", "80=tcp://127.0.0.1:1", "--frobnicate", "7")
     assert (ended.returncode, ended.stdout) == (64, "")
     lines = ended.stderr.splitlines()
     assert lines[0] == "headgate serve: 5 problems with the settings:"
-    for text in ("--limit '0'", "--deadline 'soon'", "--route '80=h2c://127.0.0.1:1'", "'--frobnicate'", "'7'"):
+    for text in ("--limit '0'", "--deadline 'soon'", "--route '80=tcp://127.0.0.1:1'", "'--frobnicate'", "'7'"):
         assert sum(text in line for line in lines) == 1
     assert "listening" not in ended.stderr
 

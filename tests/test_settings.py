@@ -227,10 +227,36 @@ def test_every_bad_value_of_a_repeated_flag_is_reported() -> None:
     assert len(problems({"--model-limit": ["a=0", "b=1", "c"], "--route": ["x", ROUTE, "y"]})) == 4
 
 
-@pytest.mark.parametrize("scheme", ["h2c", "auto"])
-def test_an_upstream_of_another_protocol_is_refused_in_clear_words(scheme: str) -> None:
-    (problem,) = problems({"--route": [f"8080={scheme}://127.0.0.1:9000"]})
-    assert "this version serves HTTP/1.1 and has no h2c or auto upstreams" in problem
+HTTP1, HTTP2 = Address("127.0.0.1", 9000), Address("127.0.0.1", 9001)
+
+
+@pytest.mark.parametrize(
+    ("text", "http1", "http2"),
+    [
+        ("http://127.0.0.1:9000", HTTP1, None),
+        ("h2c://127.0.0.1:9001", None, HTTP2),
+        ("auto://127.0.0.1:9000", HTTP1, HTTP1),
+        ("http://127.0.0.1:9000,h2c://127.0.0.1:9001", HTTP1, HTTP2),
+        ("h2c://localhost:9001,http://localhost:9000/", HTTP1, HTTP2),
+        ("http+unix:/run/a,h2c+unix:/run/b", Address("", 0, "/run/a"), Address("", 0, "/run/b")),
+    ],
+)
+def test_a_route_says_where_each_protocol_goes(text: str, http1: Address | None, http2: Address | None) -> None:
+    (route,) = resolved({"--route": [f"8080={text}"]}).routes
+    assert (route.http1, route.http2) == (http1, http2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://127.0.0.1:1,http://127.0.0.1:2",
+        "auto://127.0.0.1:1,h2c://127.0.0.1:2",
+        "http://127.0.0.1:1,h2c://127.0.0.1:2,h2c://127.0.0.1:3",
+    ],
+)
+def test_two_upstreams_are_one_of_each_protocol(text: str) -> None:
+    (problem,) = problems({"--route": [f"8080={text}"]})
+    assert "one http and one h2c upstream" in problem
 
 
 CONTRADICTIONS = {
@@ -303,11 +329,14 @@ def test_settings_that_only_look_like_a_contradiction(flags: dict[str, list[str]
         ("http://10.0.0.1:80", b"10.0.0.1:80", "http://10.0.0.1:80"),
         ("http://[::1]:90", b"[::1]:90", "http://[::1]:90"),
         ("http+unix:/run/m.sock", b"localhost", "http+unix:/run/m.sock"),
+        ("auto://localhost:90", b"127.0.0.1:90", "auto://127.0.0.1:90"),
+        ("h2c://m:81,http://m:80", b"m:80", "http://m:80,h2c://m:81"),
     ],
 )
 def test_a_predictors_address_names_it_to_itself_and_to_people(text: str, authority: bytes, shown: str) -> None:
     (route,) = resolved({"--route": [f"[::]:80={text}"]}).routes
-    assert (route.upstream.authority, str(route.upstream)) == (authority, shown)
+    assert route.http1 is not None
+    assert (route.http1.authority, route.upstream) == (authority, shown)
     assert str(route.listen) == "[::]:80"
 
 

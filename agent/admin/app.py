@@ -75,14 +75,22 @@ def state(server: "Server") -> dict[str, object]:
         "limit": admission.limit,
         "queue_limit": admission.queue_limit,
         "active": server.gate.active,
-        "models": {
-            usage.name: {"inflight": usage.inflight, "queued": usage.queued, "limit": admission.model_limit(usage.name)}
-            for usage in server.usages.rows(monotonic())
-        },
+        "models": _models(server),
         "outcomes": {outcome.label: server.counters.outcomes[outcome] for outcome in Outcome},
         "connections": {
             "client": len(server.connections),
-            "upstream": sum(len(pool.connections) for pool in server.pools),
-            "upstream_idle": sum(len(pool.idle) for pool in server.pools),
+            "upstream": sum(sum(pool.counts()) for pool in server.pools),
+            "upstream_idle": sum(pool.counts()[1] for pool in server.pools),
         },
     }
+
+
+def _models(server: "Server") -> dict[str, dict[str, int | None]]:
+    """What each model is doing, over all protocols."""
+    models: dict[str, dict[str, int | None]] = {}
+    for usage in (row for table in server.usages.values() for row in table.rows(monotonic())):
+        limit = server.admission.model_limit(usage.name)
+        model = models.setdefault(usage.name, {"inflight": 0, "queued": 0, "outstanding": 0, "limit": limit})
+        for level in ("inflight", "queued", "outstanding"):
+            model[level] = (model[level] or 0) + getattr(usage, level)
+    return models

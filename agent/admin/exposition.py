@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from agent.net.server import Server
 
 _BASE = ["model", "protocol"]
-# Levels are kept by model; what they mean for a protocol follows from the one this version speaks.
-_PROTOCOL = "http"
 
 
 class Exposition(Collector):
@@ -52,13 +50,20 @@ class Exposition(Collector):
             "Integral of headgate_requests_queued over time; its rate is the exact mean.",
             labels=_BASE,
         )
-        for usage in self._server.usages.rows(now):
-            labels = [usage.name, _PROTOCOL]
+        outstanding = GaugeMetricFamily(
+            "headgate_stream_messages_outstanding",
+            "Requests sent on open inference streams and not yet answered.",
+            labels=["model"],
+        )
+        for usage in (row for table in self._server.usages.values() for row in table.rows(now)):
+            labels = [usage.name, usage.protocol]
+            if usage.protocol == "grpc":
+                outstanding.add_metric([usage.name], usage.outstanding)
             inflight.add_metric(labels, usage.inflight)
             queued.add_metric(labels, usage.queued)
             inflight_s.add_metric(labels, usage.inflight_seconds)
             queued_s.add_metric(labels, usage.queued_seconds)
-        yield from (inflight, queued, inflight_s, queued_s)
+        yield from (inflight, queued, inflight_s, queued_s, outstanding)
         yield CounterMetricFamily(
             "headgate_busy_seconds",
             "Seconds in which every slot was taken.",
@@ -90,7 +95,7 @@ class Exposition(Collector):
         counters = self._server.counters
         requests = CounterMetricFamily(
             "headgate_requests",
-            "Inference requests that have ended, by the status the client got and how they ended.",
+            "Inference requests that have ended, by the status the client got (HTTP's, or gRPC's) and how they ended.",
             labels=[*_BASE, "code", "outcome"],
         )
         for (model, protocol), of_model in counters.models.items():
@@ -146,9 +151,9 @@ class Exposition(Collector):
         upstream = GaugeMetricFamily(
             "headgate_upstream_connections", "Open connections to the predictor.", labels=["state"]
         )
-        idle = sum(len(pool.idle) for pool in server.pools)
-        upstream.add_metric(["idle"], idle)
-        upstream.add_metric(["busy"], sum(len(pool.connections) for pool in server.pools) - idle)
+        counts = [pool.counts() for pool in server.pools]
+        upstream.add_metric(["idle"], sum(idle for _, idle in counts))
+        upstream.add_metric(["busy"], sum(busy for busy, _ in counts))
         yield upstream
         build = GaugeMetricFamily("headgate_build_info", "Always 1; the version is the label.", labels=["version"])
         build.add_metric([__version__], 1)

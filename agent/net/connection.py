@@ -143,6 +143,14 @@ class Connection(asyncio.BufferedProtocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
 
+    def take_over(self, data: bytes) -> None:
+        """Act on what came before the transport was ours."""
+        try:
+            self.received(memoryview(data))
+        except Exception as error:
+            self._shared.report(error)
+            self.fail()
+
     # asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

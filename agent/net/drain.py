@@ -1,14 +1,17 @@
 """The orderly end: fail readiness, serve on while the world takes notice, finish what runs, end the rest visibly."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
+from math import inf
 from time import monotonic
 
 from agent.errors import Outcome
-from agent.net.downstream import Downstream
+from agent.net.arrival import Arrival
 from agent.net.gate import Gate
-from agent.net.upstream import Pool
+from agent.net.http1_downstream import Http1Downstream
+from agent.net.http2_downstream import Http2Downstream
+from agent.net.sides import Pool
 
 
 class Stage(StrEnum):
@@ -27,7 +30,6 @@ class Drain:
 
     __slots__ = (
         "_close_listeners",
-        "_connections",
         "_delay",
         "_done",
         "_gate",
@@ -41,7 +43,6 @@ class Drain:
     def __init__(
         self,
         gate: Gate,
-        connections: Collection[Downstream],
         pools: Iterable[Pool],
         close_listeners: Callable[[], None],
         *,
@@ -50,7 +51,6 @@ class Drain:
     ) -> None:
         self.stage = Stage.SERVING
         self._gate = gate
-        self._connections = connections
         self._pools = pools
         self._close_listeners = close_listeners
         self._delay = delay
@@ -68,6 +68,10 @@ class Drain:
             # From here on replies end their connections, so that clients move to another pod while this one still
             # answers.
             self._gate.closing = True
+            for connection in list(self._gate.connections):
+                if isinstance(connection, Http2Downstream):
+                    connection.announce_end()
+            self._gate.shared.flush()
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def wait(self) -> None:
@@ -77,13 +81,14 @@ class Drain:
     async def _run(self) -> None:
         await _wait_at_most(self._hurry, self._delay)
         self._close_listeners()
-        for connection in list(self._connections):
-            connection.close_if_idle()
+        for connection in list(self._gate.connections):
+            if isinstance(connection, Arrival | Http1Downstream | Http2Downstream):
+                connection.close_if_idle()
         until = monotonic() + self._timeout
         await self._wait_while(lambda: self._gate.active, until)
         self._end_the_rest()
         # Let clients read what has been written to them: the end of the process would cut it off.
-        await self._wait_while(lambda: self._connections, until)
+        await self._wait_while(lambda: self._gate.connections, until)
         self.stage = Stage.DRAINED
         self._done.set()
 
@@ -93,10 +98,14 @@ class Drain:
         for ticket in gate.admission.waiting():
             ticket.owner.refuse(Outcome.DRAINING)
         for pool in self._pools:
-            for exchange in [*pool.waiting, *(up.exchange for up in list(pool.connections) if up.exchange is not None)]:
+            for exchange in [*pool.waiting, *pool.exchanges()]:
                 exchange.refuse(Outcome.DRAINING)
+        for connection in list(gate.connections):
+            if isinstance(connection, Http2Downstream):
+                connection.refuse_all(Outcome.DRAINING)
+        gate.release(inf)
         gate.shared.flush()
-        for connection in list(self._connections):
+        for connection in list(gate.connections):
             connection.close()
 
     async def _wait_while(self, busy: Callable[[], object], until: float) -> None:

@@ -1,11 +1,12 @@
 """One request's life: classify, admit, dispatch, relay both ways, account exactly once.
 
-    begin --> QUEUED --> CONNECTING --> RELAYING --> ENDED
-      |          \\            \\           |  \\-101-> TUNNEL --> ENDED
-      \\-----------\\------------\\--refuse--+---------------------^
+    begin --> NAMING --> QUEUED --> CONNECTING --> RELAYING --> ENDED
+      |         |          \\            \\           |  \\-101-> TUNNEL --> ENDED
+      |         |           \\            \\          \\---cancelled--> LEAVING --> ENDED
+      \\---------+------------\\------------\\--refuse------------------------------^
 
-The slot is held until the upstream side ends, also after the client has left: the model goes on computing (DECISIONS
-5).
+NAMING waits for the first bytes of a gRPC message, which name the model. The slot is held until the upstream side ends,
+also after the client has left: the model goes on computing (DECISIONS 5).
 """
 
 from collections.abc import Sequence
@@ -13,16 +14,22 @@ from enum import IntEnum
 from time import monotonic
 
 from agent.errors import Fault, Outcome
-from agent.net.client import Client
 from agent.net.connection import PAUSE_PEER, PAUSE_QUEUED
 from agent.net.gate import Gate
+from agent.net.messages import Messages
+from agent.net.record import Record
+from agent.net.sides import Client, Pool, Upstream
 from agent.net.upload import Upload
-from agent.net.upstream import Pool, Upstream
 from agent.policy import admission
 from agent.policy.admission import Ticket
 from agent.policy.classify import Kind, Route
 from agent.policy.usage import Usage
-from agent.wire.head import Fields, RequestHead, ResponseHead
+from agent.wire.fields import Trailers
+from agent.wire.grpc import model_name
+from agent.wire.head import NO_STATUS, RequestHead, ResponseHead
+
+# How often a request that the predictor has handed back unprocessed is sent again.
+_MAX_RETURNS = 3
 
 
 class Phase(IntEnum):
@@ -32,77 +39,45 @@ class Phase(IntEnum):
     CONNECTING = 1
     RELAYING = 2
     TUNNEL = 3
-    ENDED = 4
+    NAMING = 4
+    LEAVING = 5
+    ENDED = 6
 
 
 # Bound once: looking a member up on its class costs more than the comparison (CPython 3.11: 60 against 15 ns).
-QUEUED, CONNECTING, RELAYING, TUNNEL, ENDED = Phase
+QUEUED, CONNECTING, RELAYING, TUNNEL, NAMING, LEAVING, ENDED = Phase
 INFERENCE = Kind.INFERENCE
 RUNNING = admission.RUNNING
 SERVED = Outcome.SERVED
 
 
-class Exchange:
-    """A request and its answer. Also the record that observers read (observe.hooks.Record)."""
+class Exchange(Record):
+    """A request and its answer."""
 
     __slots__ = (
         "_down",
         "_gate",
-        "_head",
+        "_messages",
         "_phase",
         "_pool",
         "_response",
-        "_retried",
+        "_returns",
         "_ticket",
         "_up",
-        "_upload",
-        "arrived",
-        "bytes_out",
-        "dispatched",
-        "ended",
-        "outcome",
-        "peer",
-        "protocol",
-        "responded",
-        "route",
-        "status",
-        "usage",
     )
 
     def __init__(self, gate: Gate, pool: Pool, down: Client, head: RequestHead, *, uploaded: bool) -> None:
+        keep = gate.queued_body if pool.refuses or gate.retry_stale else 0
+        super().__init__(head, Upload(complete=uploaded, keep=keep), down.protocol, down.peer)
         self._gate = gate
         self._pool = pool
         self._down: Client | None = down
-        self._head = head
         self._phase = QUEUED
         self._ticket: Ticket | None = None
         self._up: Upstream | None = None
         self._response: ResponseHead | None = None
-        self._upload = Upload(chunked=head.chunked, complete=uploaded, keep=gate.queued_body if gate.retry_stale else 0)
-        self._retried = False
-        self.usage: Usage | None = None
-        self.route: Route
-        self.outcome = SERVED
-        self.protocol = down.protocol
-        self.peer = down.peer
-        self.status = 0
-        self.arrived = 0.0
-        self.dispatched = 0.0
-        self.responded = 0.0
-        self.ended = 0.0
-        self.bytes_out = 0
-
-    @property
-    def bytes_in(self) -> int:
-        return self._upload.size
-
-    @property
-    def method(self) -> bytes:
-        return self._head.method
-
-    @property
-    def target(self) -> bytes:
-        return self._head.target
+        self._messages: Messages | None = None
+        self._returns = 0
 
     @property
     def runs(self) -> bool:
@@ -113,31 +88,68 @@ class Exchange:
 
     @property
     def lacks_body(self) -> bool:
-        """Whether it is the client's turn: the predictor waits for more of the body."""
-        return self._phase is RELAYING and not self._upload.complete
+        """Whether it is the client's turn: the predictor waits for more of the body.
+
+        It never is in a stream of messages: each is a request of its own, and the next may come when it likes.
+        """
+        return self._phase is RELAYING and not self._upload.complete and self._messages is None
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether the message that names its model is still to come."""
+        return self._phase is NAMING
 
     # From admission
 
     def begin(self) -> None:
-        """Classify and offer."""
+        """Classify, and offer unless the model's name is still to come."""
         gate, head = self._gate, self._head
         gate.active += 1
-        now = self.arrived = monotonic()
-        route = self.route = gate.classifier.classify(head.method, head.target)
-        if route.kind is not INFERENCE:
-            if not head.upgrade:
-                self.dispatch(now)
-                return
+        now = self.began = self.arrived = monotonic()
+        if head.grpc:
+            route = gate.classifier.classify_call(head.target, head.model_id)
+        else:
+            route = gate.classifier.classify(head.method, head.target)
+        self.route = route
+        if route.kind is INFERENCE:
+            if route.inside and not self._upload.complete:
+                self._phase = NAMING
+                self.usage = gate.usages[self.protocol].other
+            else:
+                self._offer(now)
+        elif head.upgrade:
             # A tunnel keeps the predictor as busy as an inference of unknown length, so it takes a slot like one.
             self.route = Route(INFERENCE)
-        usage = self.usage = gate.usages.of(route.model)
+            self._offer(now)
+        else:
+            self.dispatch(now)
+
+    def name(self, *, whole: bool) -> None:
+        """Look for the model in what has come of the first message; `whole` gives up waiting for more of it."""
+        if self._phase is NAMING:
+            model = model_name(self._upload.first_bytes(), whole=whole)
+            if model is not None:
+                self._phase = QUEUED
+                self.route = self._gate.classifier.name(self.route, model)
+                now = self.arrived = monotonic()
+                self._offer(now)
+
+    def _offer(self, now: float) -> None:
+        gate, route, timeout = self._gate, self.route, self._head.timeout
+        usage = self.usage = gate.usages[self.protocol].of(route.model)
+        if route.streams:
+            self._messages = Messages(usage)
+            self._messages.ask(self._upload.first_bytes())
         ticket = self._ticket = Ticket(self, route.model, usage, gate.admission)
-        refusal = gate.admission.offer(ticket, now)
+        patience = None if timeout is None else self.began + timeout - now
+        refusal = gate.admission.offer(ticket, now, patience)
         if refusal is not None:
             self.refuse(refusal)
         elif ticket.state is RUNNING:
             self.dispatch(now)
         else:
+            if self._upload.size:
+                gate.admission.charge(ticket, self._upload.size)
             gate.wake_at(ticket.deadline)
 
     def dispatch(self, now: float) -> None:
@@ -145,7 +157,7 @@ class Exchange:
         self.dispatched = now
         up = self._pool.take(now)
         if up is not None:
-            self.attach(up)
+            self.attach(up, now)
         else:
             self._phase = CONNECTING
             self._pool.wait(self)
@@ -154,48 +166,63 @@ class Exchange:
         """Answer without the predictor, or end visibly what cannot be answered any more."""
         down, response = self._down, self._response
         self._drop_upstream()
-        if response is None:
-            self.status = self._gate.replies.status(outcome)
+        self._book_refusal(outcome)
         self._finish(outcome)
         if down is None:
             return
         if response is None:
             down.send_refusal(outcome, detail)
         else:
-            down.abort()
+            down.cut(outcome)
 
     def abandon(self) -> None:
         """Account for an exchange that a bug of ours has broken, wherever it was."""
         if self._phase is ENDED:
             return
         down, self._down = self._down, None
-        if self._response is None:
-            self.status = self._gate.replies.status(Outcome.INTERNAL)
+        self._book_refusal(Outcome.INTERNAL)
         self._drop_upstream()
         self._finish(Outcome.INTERNAL)
         if down is not None:
-            down.abort()
+            down.cut(Outcome.INTERNAL)
+
+    def release(self) -> None:
+        """The model has had the time that it takes for an answer that nobody wants any more."""
+        if self._phase is LEAVING:
+            self._finish(Outcome.CLIENT_GONE)
 
     # From the client
 
-    def on_request_body(self, data: memoryview, end: bool) -> None:
-        """A piece of the request's body; `data` is valid during the call only."""
+    def on_request_body(self, data: bytes | memoryview, end: bool) -> None:
+        """A piece of the request's body; a view is valid during the call only."""
         upload = self._upload
         upload.size += len(data)
         if end:
             upload.complete = True
+        if self._messages is not None:
+            self._messages.ask(data)
         if self._up is not None:
-            upload.send(self._up, bytes(data))
-            if self._up.congested and self._down is not None:
-                self._down.pause(PAUSE_PEER)
-        elif self._phase is not ENDED and data:
-            self._hold(bytes(data))
+            upload.send(self._up, bytes(data), end)
+        elif self._phase is not ENDED:
+            if data:
+                self._hold(bytes(data))
+            if self._phase is NAMING:
+                self.name(whole=end)
 
-    def on_request_trailers(self, fields: Fields) -> None:
-        """The end of a chunked request body that has trailers."""
-        self._upload.end_with(fields)
+    def on_request_trailers(self, trailers: Trailers) -> None:
+        """The end of a request body that has trailers."""
+        self._upload.finish(trailers)
         if self._up is not None:
-            self._upload.send(self._up, b"")
+            self._up.finish(trailers)
+        elif self._phase is NAMING:
+            self.name(whole=True)
+
+    def on_client_fault(self, fault: Fault) -> None:
+        """The client broke a rule inside its request, and has been told."""
+        self._down = None
+        self._book_refusal(fault.outcome)
+        self._drop_upstream()
+        self._finish(fault.outcome)
 
     def on_client_gone(self) -> None:
         """The client has left. What has not reached the model is undone; what may be computing keeps its slot."""
@@ -203,12 +230,17 @@ class Exchange:
         if self._phase is TUNNEL:
             up, self._up = self._up, None
             if up is not None:
-                up.finish()
+                up.shut()
             self._finish(SERVED)
             return
         self.status = self._gate.replies.status(Outcome.CLIENT_GONE)
+        self.grpc_status = self._gate.replies.grpc_status(Outcome.CLIENT_GONE) if self._head.grpc else NO_STATUS
         if self._phase is RELAYING and self._upload.complete and self._response is None:
-            return
+            assert self._up is not None
+            if not self._up.cancels:
+                return
+            if self.usage is not None and self._linger(self.usage):
+                return
         self._drop_upstream()
         self._finish(Outcome.CLIENT_GONE)
 
@@ -222,26 +254,31 @@ class Exchange:
 
     # From the pool and the predictor
 
-    def attach(self, up: Upstream) -> None:
+    def attach(self, up: Upstream, now: float) -> None:
         """Send the request on this connection."""
         self._phase = RELAYING
         self._up = up
-        head, down = self._head, self._down
-        up.begin(self, head)
-        self._upload.send_held(up)
-        if down is not None and not self._upload.complete:
-            if head.expects_continue and not self._upload.size:
+        head, down, upload = self._head, self._down, self._upload
+        up.begin(self, head, upload.is_empty, now - self.began)
+        if upload.size or upload.complete:
+            upload.send_held(up)
+        if down is not None and not upload.complete:
+            if head.expects_continue and not upload.size:
                 down.send_continue()
             down.expect_bulk(bulk=True)
             down.resume(PAUSE_QUEUED)
+            if up.congested:
+                down.pause(PAUSE_PEER)
 
-    def on_refused_connection(self) -> None:
+    def on_refused_connection(self, now: float) -> None:
         """A dial has failed.
 
         Only inference waits for the next one: a probe is there to learn that the predictor is down.
         """
-        ticket = self._ticket
-        if ticket is None or monotonic() - self.arrived >= self._gate.admission.patience:
+        timeout = self._head.timeout
+        if timeout is not None and now - self.began >= timeout:
+            self.refuse(Outcome.EXPIRED)
+        elif self._ticket is None or now - self.arrived >= self._gate.admission.patience:
             self.refuse(Outcome.UPSTREAM_UNAVAILABLE)
 
     def on_interim(self, head: ResponseHead) -> None:
@@ -255,33 +292,45 @@ class Exchange:
         self._upload.drop()
         self.responded = monotonic()
         down = self._down
-        if down is not None:
-            self.status = head.status
+        if down is None:
             if head.status == 101:
-                self._phase = TUNNEL
-                down.start_tunnel(head)
-                return
-            down.send_head(head)
+                self.refuse(Outcome.CLIENT_GONE)
+            elif end:
+                self._end_response()
+            return
+        self.status = head.status
+        if head.status == 101:
+            self._phase = TUNNEL
+            down.start_tunnel(head)
+        elif end:
+            self.grpc_status = head.grpc_status
+            self._end_response()
+            down.start(head, True)
+        else:
+            down.start(head, False)
             if down.congested and self._up is not None:
                 self._up.pause(PAUSE_PEER)
-        elif head.status == 101:
-            self.refuse(Outcome.CLIENT_GONE)
-            return
-        if end:
-            self._on_response_end([])
 
-    def on_response_body(self, data: memoryview, end: bool) -> None:
-        """A piece of the answer's body; `data` is valid during the call only."""
+    def on_response_body(self, data: bytes | memoryview, end: bool) -> None:
+        """A piece of the answer's body; a view is valid during the call only."""
         down = self._down
         self.bytes_out += len(data)
-        if down is not None and data:
-            down.send_body(bytes(data))
+        if self._messages is not None:
+            self._messages.answer(data)
         if end:
-            self._on_response_end([])
+            self._end_response()
+            if down is not None:
+                down.send_data(bytes(data), True)
+        elif down is not None:
+            down.send_data(bytes(data), False)
 
-    def on_response_trailers(self, fields: Fields) -> None:
-        """The end of a chunked answer that has trailers."""
-        self._on_response_end(fields)
+    def on_response_trailers(self, trailers: Trailers) -> None:
+        """The end of an answer that has trailers."""
+        down = self._down
+        self.grpc_status = trailers.grpc_status
+        self._end_response()
+        if down is not None:
+            down.finish(trailers)
 
     def on_upstream_fault(self, fault: Fault) -> None:
         """The predictor broke the protocol, or ended the connection inside its answer."""
@@ -300,11 +349,17 @@ class Exchange:
                 down.close_tunnel()
         elif self._response is not None:
             self.refuse(Outcome.UPSTREAM_TRUNCATED)
-        elif self._may_retry():
-            self._retried = True
-            self._drop_upstream()
-            self._phase = CONNECTING
-            self._pool.wait(self)
+        elif self._may_repeat_stale():
+            self._connect_again()
+        else:
+            self.refuse(Outcome.UPSTREAM_CLOSED)
+
+    def on_upstream_returned(self) -> None:
+        """The predictor has not looked at the request and says so (RFC 9113 section 8.7): it may be sent again."""
+        if self._down is None:
+            self.refuse(Outcome.CLIENT_GONE)
+        elif self._response is None and self._upload.at_hand and self._returns < _MAX_RETURNS:
+            self._connect_again()
         else:
             self.refuse(Outcome.UPSTREAM_CLOSED)
 
@@ -326,27 +381,53 @@ class Exchange:
         if self._upload.size >= self._gate.queued_body and self._down is not None and not self._upload.complete:
             self._down.pause(PAUSE_QUEUED)
 
-    def _may_retry(self) -> bool:
-        up = self._up
+    def _may_repeat_stale(self) -> bool:
+        up, upload = self._up, self._upload
         return (
             self._gate.retry_stale
             and self._down is not None
             and up is not None
-            and not (up.fresh or up.answered or self._retried)
-            and self._upload.can_repeat
+            and up.stale
+            and not self._returns
+            and upload.complete
+            and upload.at_hand
         )
 
-    def _on_response_end(self, trailers: Fields) -> None:
-        down, up, response = self._down, self._up, self._response
+    def _connect_again(self) -> None:
+        self._returns += 1
+        self._drop_upstream()
+        self._phase = CONNECTING
+        self._pool.wait(self)
+
+    def _linger(self, usage: Usage) -> bool:
+        """Hold the slot of a call that was cancelled for as long as the model usually takes.
+
+        Triton computes on whatever it is told, and says nothing of it.
+        """
+        until = self.dispatched + usage.service_s
+        if until <= monotonic():
+            return False
+        self._drop_upstream()
+        self._phase = LEAVING
+        self._gate.release_at(until, self)
+        return True
+
+    def _book_refusal(self, outcome: Outcome) -> None:
+        if self._response is None:
+            self.status = self._gate.replies.status(outcome)
+        if self._head.grpc:
+            self.grpc_status = self._gate.replies.grpc_status(outcome)
+
+    def _end_response(self) -> None:
+        """The answer is complete, but for its end on the client's side."""
+        up, response = self._up, self._response
         assert up is not None
         assert response is not None
         self._up = None
         # A request that is not all sent would be continued by the next one's head. An answer that lasts until the end
         # has used the connection up. After an error uvicorn closes without having said so, once its log is written.
         up.end(reusable=self._upload.complete and response.keep_alive and response.status < 500)
-        self._finish(SERVED if down is not None else Outcome.CLIENT_GONE)
-        if down is not None:
-            down.send_end(trailers)
+        self._finish(SERVED if self._down is not None else Outcome.CLIENT_GONE)
 
     def _drop_upstream(self) -> None:
         if self._phase is CONNECTING:
@@ -364,6 +445,8 @@ class Exchange:
         # The two point at each other; apart, both are freed at once and the garbage collector has nothing to find.
         self._ticket = None
         self._upload.drop()
+        if self._messages is not None:
+            self._messages.end()
         self.outcome = outcome
         now = self.ended = monotonic()
         started: Sequence[Ticket] = ()
@@ -372,8 +455,12 @@ class Exchange:
                 started = gate.admission.finish(ticket, now)
             elif ticket.state is admission.QUEUED:
                 gate.admission.cancel(ticket, now)
-            if outcome is SERVED and self.status != 404:
-                self.usage = gate.usages.learn(self.route.model, now)
+            if outcome is SERVED:
+                if self._messages is None:
+                    ticket.usage.served(now - self.dispatched)
+                # A gRPC answer is HTTP's 200 whatever it says.
+                if self.grpc_status == 0 or (self.grpc_status == NO_STATUS and self.status != 404):
+                    self.usage = gate.usages[self.protocol].learn(self.route.model, now)
         gate.active -= 1
         gate.hooks.ended(self)
         if started:

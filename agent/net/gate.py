@@ -1,22 +1,28 @@
 """What the exchanges of a process share, and the two timers that serve them all."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from agent.errors import Outcome
-from agent.net.connection import Shared
+from agent.net.connection import Connection, Shared
 from agent.net.replies import Replies
 from agent.observe.hooks import Hooks
 from agent.policy.admission import Admission, Ticket
 from agent.policy.classify import Classifier
 from agent.policy.usage import UsageTable
 
+if TYPE_CHECKING:
+    from agent.net.exchange import Exchange
+
 
 class Gate:
     """Admission and its surroundings, as an exchange sees them.
 
-    `active` counts the exchanges that have begun and not ended, bypassing ones included. `closing` tells connections to
+    `connections` holds the clients' connections, `active` counts the exchanges that have begun and not ended, bypassing
+    ones included. `closing` tells connections to
     end after the reply in hand. `queued_body` bounds, in bytes, what is read of the body of a request that is not yet
     dispatched.
     """
@@ -24,11 +30,13 @@ class Gate:
     __slots__ = (
         "_alarm",
         "_alarm_at",
+        "_leaving",
         "_loop",
         "active",
         "admission",
         "classifier",
         "closing",
+        "connections",
         "hooks",
         "idle",
         "max_connections",
@@ -46,7 +54,7 @@ class Gate:
         shared: Shared,
         admission: Admission,
         classifier: Classifier,
-        usages: UsageTable,
+        usages: Mapping[str, UsageTable],
         hooks: Hooks,
         replies: Replies,
         queued_body: int,
@@ -62,12 +70,20 @@ class Gate:
         self.queued_body = queued_body
         self.retry_stale = retry_stale
         self.max_connections = max_connections
+        self.connections: set[Connection] = set()
         self.active = 0
         self.closing = False
         self.idle = asyncio.Event()
         self._loop = loop
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
+        self._leaving: list[tuple[float, int, Exchange]] = []
+
+    def depart(self, connection: Connection) -> None:
+        """A client's connection is gone."""
+        self.connections.discard(connection)
+        if self.closing and not self.connections:
+            self.idle.set()
 
     def wake_at(self, when: float) -> None:
         """Have expired tickets answered at `when`, in seconds of the monotonic clock.
@@ -94,10 +110,25 @@ class Gate:
         for ticket in self.admission.expire(now):
             ticket.owner.refuse(Outcome.EXPIRED)
 
+    def release_at(self, when: float, exchange: "Exchange") -> None:
+        """Have the slot of an exchange released at `when`, in seconds of the monotonic clock."""
+        heappush(self._leaving, (when, id(exchange), exchange))
+        self.wake_at(when)
+
+    def release(self, now: float) -> None:
+        """Release the slots whose time has come."""
+        leaving = self._leaving
+        while leaving and leaving[0][0] <= now:
+            heappop(leaving)[2].release()
+
     def _on_alarm(self) -> None:
         self._alarm = None
-        self.expire(monotonic())
+        now = monotonic()
+        self.release(now)
+        self.expire(now)
         when = self.admission.next_deadline()
         if when is not None:
             self.wake_at(when)
+        if self._leaving:
+            self.wake_at(self._leaving[0][0])
         self.shared.flush()

@@ -11,13 +11,16 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from agent import __version__, logs
-from agent.net.connection import Shared
-from agent.net.downstream import Downstream
+from agent.net.arrival import Arrival
+from agent.net.connection import Connection, Shared
 from agent.net.drain import Drain
 from agent.net.gate import Gate
+from agent.net.http1_upstream import Http1Pool
+from agent.net.http2_downstream import BULK_WINDOW
+from agent.net.http2_upstream import Http2Pool
 from agent.net.replies import Replies
+from agent.net.sides import Pool
 from agent.net.sweep import Sweeper
-from agent.net.upstream import Pool
 from agent.observe.accesslog import AccessLog, Mode
 from agent.observe.counters import Counters
 from agent.observe.hooks import Hooks, Observer
@@ -25,8 +28,9 @@ from agent.policy.admission import Admission
 from agent.policy.classify import Classifier
 from agent.policy.usage import UsageTable
 from agent.settings import Settings
-from agent.values import Listen
+from agent.values import Address, Listen
 from agent.wire.message import Limits
+from agent.wire.stream import Bounds
 
 if TYPE_CHECKING:
     from agent.admin.app import Admin
@@ -43,9 +47,10 @@ class Server:
         loop = asyncio.get_running_loop()
         now = monotonic()
         self.settings = settings
-        self.connections: set[Downstream] = set()
+        self._loop = loop
         self.counters = Counters()
-        self.usages = UsageTable([name for name, _ in settings.model_limits], now)
+        names = [name for name, _ in settings.model_limits]
+        self.usages = {protocol: UsageTable(names, now, protocol) for protocol in ("http", "grpc")}
         self.admission = Admission(
             limit=settings.limit,
             model_limits=dict(settings.model_limits),
@@ -71,16 +76,18 @@ class Server:
             max_connections=min(settings.max_connections, _room_for_connections()),
         )
         self._limits = Limits(head=settings.max_head)
-        self.pools = [Pool(loop, shared, route.upstream, self._limits) for route in settings.routes]
+        # What a client may send ahead of its dispatch is what may be read of a queued body.
+        self._bounds = Bounds(stream_window=settings.queued_body)
+        self._shared = shared
+        self._ways = [(self._http1(route.http1), self._http2(route.http2)) for route in settings.routes]
+        self.pools: list[Pool] = [pool for way in self._ways for pool in way if pool is not None]
         self.drain = Drain(
             self.gate,
-            self.connections,
             self.pools,
             self._close_listeners,
             delay=settings.drain_delay,
             timeout=settings.drain_timeout,
         )
-        self._loop = loop
         self.sweeper: Sweeper | None = None
         self._listeners: list[asyncio.Server] = []
         self._admin: Admin | None = None
@@ -98,10 +105,10 @@ class Server:
                 sock.close()
             raise
         *data, admin = sockets
-        for sock, pool in zip(data, self.pools, strict=True):
-            factory = partial(Downstream, self.gate, pool, self._limits, self.connections)
+        for sock, (http1, http2) in zip(data, self._ways, strict=True):
+            factory = partial(Arrival, self.gate, self._limits, self._bounds, http1, http2)
             self._listeners.append(await self._loop.create_server(factory, sock=sock, backlog=_BACKLOG))
-        self.sweeper = Sweeper(self._loop, self.settings, self.connections, self.pools)
+        self.sweeper = Sweeper(self._loop, self.settings, self.gate, self.pools)
         # aiohttp takes 0.15 s to import; in a thread, the data port answers meanwhile.
         self._admin = (await asyncio.to_thread(_load_admin))(self)
         await self._admin.start(admin)
@@ -111,7 +118,7 @@ class Server:
             "listening",
             version=__version__,
             listen=self.addresses,
-            upstream=[str(route.upstream) for route in self.settings.routes],
+            upstream=[route.upstream for route in self.settings.routes],
             admin=self.admin_address,
             limit=self.settings.limit,
             queue=self.settings.queue,
@@ -128,6 +135,19 @@ class Server:
             pool.close()
         if self._admin is not None:
             await self._admin.stop()
+
+    @property
+    def connections(self) -> set[Connection]:
+        """The clients'."""
+        return self.gate.connections
+
+    def _http1(self, address: Address | None) -> Http1Pool | None:
+        return None if address is None else Http1Pool(self._loop, self._shared, address, self._limits)
+
+    def _http2(self, address: Address | None) -> Http2Pool | None:
+        if address is None:
+            return None
+        return Http2Pool(self._loop, self._shared, address, self._limits, Bounds(stream_window=BULK_WINDOW))
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:

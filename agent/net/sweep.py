@@ -5,14 +5,19 @@ from collections.abc import Iterable
 from time import monotonic
 
 from agent.errors import Outcome
-from agent.net import downstream
-from agent.net.downstream import LINGER_S, Downstream
-from agent.net.upstream import Pool
+from agent.net import http1_downstream
+from agent.net.arrival import Arrival
+from agent.net.gate import Gate
+from agent.net.http1_downstream import LINGER_S, Http1Downstream
+from agent.net.http2_downstream import Http2Downstream, Inbound
+from agent.net.sides import Pool
 from agent.settings import Settings
 
 # A time-out may be noticed this much of its length late, and no later than a second.
 _RESOLUTION = 0.1
 _MIN_TICK_S, _MAX_TICK_S = 0.02, 1.0
+# A stream may wait for an answer before it sends a message, though no model server is known to give one.
+_NAMING_S = 1.0
 
 
 class Sweeper:
@@ -22,21 +27,22 @@ class Sweeper:
     cost every request a move.
     """
 
-    __slots__ = ("_connections", "_handle", "_loop", "_pools", "_settings", "_tick")
+    __slots__ = ("_gate", "_handle", "_loop", "_pools", "_settings", "_swept", "_tick")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         settings: Settings,
-        connections: Iterable[Downstream],
+        gate: Gate,
         pools: Iterable[Pool],
     ) -> None:
         self._loop = loop
         self._settings = settings
-        self._connections = connections
+        self._gate = gate
         self._pools = pools
         shortest = min(t for t in (settings.head_timeout, settings.idle_timeout, settings.timeout, LINGER_S) if t)
         self._tick = max(_MIN_TICK_S, min(_MAX_TICK_S, shortest * _RESOLUTION))
+        self._swept = monotonic()
         self._handle = loop.call_later(self._tick, self._run)
 
     def stop(self) -> None:
@@ -46,37 +52,77 @@ class Sweeper:
     def _run(self) -> None:
         self._handle = self._loop.call_later(self._tick, self._run)
         self.sweep(monotonic())
+        self._gate.shared.flush()
 
     def sweep(self, now: float) -> None:
         """Look once."""
-        for connection in list(self._connections):
-            self._look_at(connection, now)
+        elapsed, self._swept = now - self._swept, now
+        for connection in list(self._gate.connections):
+            if isinstance(connection, Http1Downstream):
+                self._look_at_http1(connection, now)
+            elif isinstance(connection, Http2Downstream):
+                connection.refill(elapsed)
+                self._look_at_http2(connection, now)
+            elif isinstance(connection, Arrival):
+                self._look_at_arrival(connection, now)
         for pool in self._pools:
             pool.drop_idle(now)
             if self._settings.timeout:
                 self._end_overdue(pool, now)
 
-    def _look_at(self, connection: Downstream, now: float) -> None:
+    def _look_at_http1(self, connection: Http1Downstream, now: float) -> None:
         settings = self._settings
         waited = now - connection.since
         if connection.has_stalled(now, settings.idle_timeout):
             connection.give_up()
         elif connection.unsent:
             connection.since = now  # a reply that is still on its way; what comes after it begins when it is out
-        elif connection.phase is downstream.IDLE:
+        elif connection.phase is http1_downstream.IDLE:
             if connection.head_since:
                 if now - connection.head_since > settings.head_timeout:
                     connection.expire_head()
             elif waited > settings.idle_timeout:
                 connection.close()
-        elif connection.phase is downstream.LINGERING:
+        elif connection.phase is http1_downstream.LINGERING:
             if waited > LINGER_S:
                 connection.close()  # not with a reset: the kernel may still be delivering the reply
         elif connection.exchange is None and waited > settings.head_timeout:
             connection.close()  # it was refused, and the body that it still owes us does not come
 
+    def _look_at_arrival(self, connection: Arrival, now: float) -> None:
+        settings = self._settings
+        if connection.head_since:
+            if now - connection.head_since > settings.head_timeout:
+                connection.expire_head()
+        elif now - connection.since > settings.idle_timeout:
+            connection.close()
+
+    def _look_at_http2(self, connection: Http2Downstream, now: float) -> None:
+        settings = self._settings
+        waited = now - connection.since
+        if connection.is_lingering:
+            if waited > LINGER_S:
+                connection.close()
+        elif connection.has_stalled(now, settings.idle_timeout):
+            connection.give_up()
+        elif not connection.has_settings:
+            if waited > settings.head_timeout:
+                connection.close()
+        elif not connection.streams:
+            if waited > settings.idle_timeout:
+                connection.close()
+        else:
+            for stream in connection.streams:
+                self._look_at_stream(stream, now)
+
+    def _look_at_stream(self, stream: Inbound, now: float) -> None:
+        exchange = stream.exchange
+        if exchange is not None and exchange.is_unnamed and now - exchange.began > _NAMING_S:
+            exchange.name(whole=True)
+        elif stream.has_stalled(now, self._settings.idle_timeout):
+            stream.give_up()
+
     def _end_overdue(self, pool: Pool, now: float) -> None:
-        for up in list(pool.connections):
-            exchange = up.exchange
-            if exchange is not None and now - exchange.arrived > self._settings.timeout:
+        for exchange in list(pool.exchanges()):
+            if now - exchange.arrived > self._settings.timeout:
                 exchange.refuse(Outcome.TIMEOUT)

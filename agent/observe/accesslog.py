@@ -23,6 +23,9 @@ class Mode(StrEnum):
 SERVED = Outcome.SERVED
 ALL = Mode.ALL
 
+# gRPC's ways of saying 5xx: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+_FAILURES = frozenset({2, 4, 13, 14, 15})
+
 # Lines a second in `errors` mode; `all` is what its name says.
 MAX_ERRORS_PER_S = 50
 
@@ -42,7 +45,7 @@ class AccessLog:
 
     def ended(self, record: Record) -> None:
         """Log one exchange if the mode asks for it."""
-        failed = record.outcome is not SERVED or record.status >= 500
+        failed = record.outcome is not SERVED or record.status >= 500 or record.grpc_status in _FAILURES
         if self._mode is ALL or (failed and self._may_log(record.ended)):
             self._log(self._line(record))
 
@@ -80,6 +83,7 @@ class AccessLog:
             "model": record.route.model,
             "protocol": record.protocol,
             "status": record.status,
+            "grpc_status": record.grpc_status if record.grpc_status >= 0 else None,
             "outcome": record.outcome.label,
             "queue_ms": _ms(record.arrived, dispatched or record.ended),
             "first_byte_ms": _ms(record.arrived, responded) if responded else None,

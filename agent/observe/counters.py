@@ -36,7 +36,7 @@ class Histogram:
 
 
 class ModelCounters:
-    """What is counted for one model and protocol. `ended` counts by (HTTP status, outcome)."""
+    """What is counted for one model and protocol. `ended` counts by (status, outcome), a call by gRPC's status."""
 
     __slots__ = ("ended", "queue_wait", "request", "upstream")
 
@@ -75,7 +75,8 @@ class Counters:
         counters = self.models.get(key)
         if counters is None:
             counters = self.models[key] = ModelCounters()
-        ending = (record.status, outcome)
+        grpc_status = record.grpc_status
+        ending = (record.status if grpc_status < 0 else grpc_status, outcome)
         counters.ended[ending] = counters.ended.get(ending, 0) + 1
         dispatched = record.dispatched
         if dispatched:

@@ -12,12 +12,14 @@ class Record(Protocol):
     """What an observer may read of an exchange: monotonic stamps in seconds (0.0 = never happened), sizes in bytes.
 
     `usage` is the model it is booked on, or None for what bypassed admission. `status` is the HTTP status the client
-    was sent, 0 if none. The object goes on living; observers must not keep it.
+    was sent, 0 if none, `grpc_status` the status of a gRPC call, negative if none. The object goes on living; observers
+    must not keep it.
     """
 
     route: Route
     outcome: Outcome
     status: int
+    grpc_status: int
     usage: Usage | None
     protocol: str
     arrived: float

@@ -1,8 +1,9 @@
 """What a request is: inference is counted and admitted, everything else goes straight through.
 
 The routes are those of the Open Inference Protocol (V2), KServe V1, Triton's generate extension, the OpenAI API as
-KServe and vLLM serve it, and TorchServe. Only POST can be inference: a health or repository call must never wait behind
-a queue.
+KServe and vLLM serve it, and TorchServe; over gRPC the methods of the Open Inference Protocol, TensorFlow Serving and
+TorchServe, and whatever names its model for ModelMesh. Only POST can be inference: a health or repository call must
+never wait behind a queue.
 """
 
 import re
@@ -20,10 +21,15 @@ class Kind(StrEnum):
 
 
 class Route(NamedTuple):
-    """The classification of a request; `model` is empty where the path does not name one."""
+    """The classification of a request; `model` is empty where neither path nor metadata name one.
+
+    `inside` says that the first gRPC message names it; `streams` that each message of the call is a request of its own.
+    """
 
     kind: Kind
     model: str = ""
+    inside: bool = False
+    streams: bool = False
 
 
 _MODEL = rb"/models/([^/:]+)(?:/(?:versions|labels)/[^/:]+)?"
@@ -52,6 +58,26 @@ _CONTROL = re.compile(
 )
 
 
+_GRPC_INFERENCE = {
+    b"/inference.GRPCInferenceService/ModelInfer": Route(Kind.INFERENCE, inside=True),
+    b"/inference.GRPCInferenceService/ModelStreamInfer": Route(Kind.INFERENCE, inside=True, streams=True),
+    b"/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions": Route(Kind.INFERENCE, inside=True),
+    b"/org.pytorch.serve.grpc.inference.InferenceAPIsService/StreamPredictions": Route(Kind.INFERENCE, inside=True),
+    b"/tensorflow.serving.PredictionService/Predict": Route(Kind.INFERENCE),
+    b"/tensorflow.serving.PredictionService/Classify": Route(Kind.INFERENCE),
+    b"/tensorflow.serving.PredictionService/Regress": Route(Kind.INFERENCE),
+    b"/tensorflow.serving.PredictionService/MultiInference": Route(Kind.INFERENCE),
+}
+_GRPC_HEALTH = re.compile(
+    rb"/grpc\.health\.v1\.Health/.*|/inference\.GRPCInferenceService/(?:Server(?:Live|Ready)|ModelReady)"
+)
+# Services of which every other method is metadata or control; `--unknown-route admit` does not queue them.
+_GRPC_CONTROL = re.compile(
+    rb"/(?:inference\.GRPCInferenceService|tensorflow\.serving\.(?:PredictionService|ModelService)"
+    rb"|org\.pytorch\.serve\.grpc\.\w+\.\w+|grpc\.(?:health|reflection)\.\w+\.\w+)/.*"
+)
+
+
 class Classifier:
     """Maps (method, target) to a Route and remembers the answer for the targets that repeat.
 
@@ -59,7 +85,7 @@ class Classifier:
     through.
     """
 
-    __slots__ = ("_admit_unknown", "_seen")
+    __slots__ = ("_admit_unknown", "_named", "_seen")
 
     # Bounds what hostile targets can pin; a predictor has a handful of routes.
     MAX_SEEN = 1024
@@ -68,6 +94,7 @@ class Classifier:
     def __init__(self, *, admit_unknown: bool = False) -> None:
         self._admit_unknown = admit_unknown
         self._seen: dict[tuple[bytes, bytes], Route] = {}
+        self._named: dict[tuple[Route, str], Route] = {}
 
     def classify(self, method: bytes, target: bytes) -> Route:
         """`target` is a request target in origin form, query included."""
@@ -75,11 +102,49 @@ class Classifier:
         route = self._seen.get(key)
         if route is None:
             route = self._decide(method, target.partition(b"?")[0])
-            if len(target) <= self.MAX_TARGET_BYTES:
-                if len(self._seen) >= self.MAX_SEEN:
-                    self._seen.clear()
-                self._seen[key] = route
+            self._keep(key, route)
         return route
+
+    def classify_call(self, target: bytes, model: str) -> Route:
+        """A gRPC call's method in path form, and what `mm-model-id` names or ""."""
+        key = (b"", target)
+        route = self._seen.get(key)
+        if route is None:
+            route = self._decide_call(target)
+            self._keep(key, route)
+        if not model:
+            return route
+        if route.kind is Kind.CONTROL and _GRPC_CONTROL.fullmatch(target) is None:
+            return Route(Kind.INFERENCE, model)  # ModelMesh serves the predictors' own services
+        return self.name(route, model) if route.kind is Kind.INFERENCE else route
+
+    def name(self, route: Route, model: str) -> Route:
+        """The same route, now that its model is known."""
+        key = (route, model)
+        named = self._named.get(key)
+        if named is None:
+            named = route._replace(model=model, inside=False)
+            if len(model) <= self.MAX_TARGET_BYTES:
+                if len(self._named) >= self.MAX_SEEN:
+                    self._named.clear()
+                self._named[key] = named
+        return named
+
+    def _keep(self, key: tuple[bytes, bytes], route: Route) -> None:
+        if len(key[1]) <= self.MAX_TARGET_BYTES:
+            if len(self._seen) >= self.MAX_SEEN:
+                self._seen.clear()
+            self._seen[key] = route
+
+    def _decide_call(self, target: bytes) -> Route:
+        inference = _GRPC_INFERENCE.get(target)
+        if inference is not None:
+            return inference
+        if _GRPC_HEALTH.fullmatch(target) is not None:
+            return Route(Kind.HEALTH)
+        if self._admit_unknown and _GRPC_CONTROL.fullmatch(target) is None:
+            return Route(Kind.INFERENCE)
+        return Route(Kind.CONTROL)
 
     def _decide(self, method: bytes, path: bytes) -> Route:
         # The target is forwarded as it came, but predictors decode it: an encoded letter must not slip past the gate.

@@ -9,13 +9,34 @@ MAX_MODELS = 100
 OTHER = "_other"
 
 
+# Weight of the newest service time in the mean.
+_NEWEST = 0.125
+
+
 class Usage:
-    """Levels and integrals of one model: `inflight` and `queued` requests, and the seconds spent in each."""
+    """Levels and integrals of one model over one protocol: requests `inflight` and `queued`, and the seconds in each.
 
-    __slots__ = ("_last", "inflight", "inflight_seconds", "name", "queued", "queued_seconds")
+    `outstanding` counts the messages of open streams that are sent and not answered, `service_s` is the recent mean
+    from dispatch to the end of an answer, 0.0 before there was one.
+    """
 
-    def __init__(self, name: str, now: float) -> None:
+    __slots__ = (
+        "_last",
+        "inflight",
+        "inflight_seconds",
+        "name",
+        "outstanding",
+        "protocol",
+        "queued",
+        "queued_seconds",
+        "service_s",
+    )
+
+    def __init__(self, name: str, now: float, protocol: str = "http") -> None:
         self.name = name
+        self.protocol = protocol
+        self.outstanding = 0
+        self.service_s = 0.0
         self.inflight = 0
         self.queued = 0
         self.inflight_seconds = 0.0
@@ -31,15 +52,20 @@ class Usage:
         if self.queued:
             self.queued_seconds += elapsed * self.queued
 
+    def served(self, seconds: float) -> None:
+        """A request has been answered `seconds` after its dispatch."""
+        self.service_s += (seconds - self.service_s) * (_NEWEST if self.service_s else 1.0)
+
 
 class UsageTable:
-    """The models that have earned a label; all others share `other`."""
+    """The models that have earned a label, over one protocol; all others share `other`."""
 
-    __slots__ = ("_known", "other")
+    __slots__ = ("_known", "_protocol", "other")
 
-    def __init__(self, names: list[str], now: float) -> None:
-        self.other = Usage(OTHER, now)
-        self._known = {name: Usage(name, now) for name in names if name != OTHER}
+    def __init__(self, names: list[str], now: float, protocol: str = "http") -> None:
+        self.other = Usage(OTHER, now, protocol)
+        self._protocol = protocol
+        self._known = {name: Usage(name, now, protocol) for name in names if name != OTHER}
 
     def of(self, name: str) -> Usage:
         """The usage that a request for this model is booked on."""
@@ -51,7 +77,7 @@ class UsageTable:
         if usage is None:
             if not name or name == OTHER or len(self._known) >= MAX_MODELS:
                 return self.other
-            usage = self._known[name] = Usage(name, now)
+            usage = self._known[name] = Usage(name, now, self._protocol)
         return usage
 
     def rows(self, now: float) -> list[Usage]:

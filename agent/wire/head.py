@@ -11,6 +11,9 @@ from agent.errors import Fault, Outcome
 
 Fields = list[tuple[bytes, bytes]]
 
+# Where an answer carries no gRPC status.
+NO_STATUS = -1
+
 
 # The fields that a proxy must understand; every other field is PLAIN and goes through untouched. Plain ints, not an
 # enum: they are compared for every message. From CONNECTION on, the field ends at this hop.
@@ -45,7 +48,7 @@ TRAILER_FORBIDDEN = frozenset(_KINDS) | {
     b"trailer",
 }
 
-_HOST = re.compile(rb"(?:[A-Za-z0-9\-._~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+HOST_FORM = re.compile(rb"(?:[A-Za-z0-9\-._~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
 # llhttp lets every control character but CR and LF through here.
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -172,6 +175,11 @@ class RequestHead(Head):
 
     __slots__ = ("_forwarded", "_names_host", "expects_continue", "host", "method", "target")
 
+    # HTTP/2 alone carries gRPC calls; see `wire.fields`.
+    grpc: bool = False
+    model_id: str = ""
+    timeout: float | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self.method = b""
@@ -218,7 +226,7 @@ class RequestHead(Head):
         return None
 
     def _read_host(self, value: bytes) -> Fault | None:
-        if self._names_host or _HOST.fullmatch(value) is None:
+        if self._names_host or HOST_FORM.fullmatch(value) is None:
             return Fault(Outcome.BAD_REQUEST, "repeated or malformed Host")
         self._names_host = True
         self.host = value
@@ -242,7 +250,7 @@ class RequestHead(Head):
         if absolute is None:
             return Fault(Outcome.BAD_REQUEST, "bad request target")
         authority, rest = absolute.groups()
-        if not authority or _HOST.fullmatch(authority) is None or self.host not in {None, authority}:
+        if not authority or HOST_FORM.fullmatch(authority) is None or self.host not in {None, authority}:
             return Fault(Outcome.BAD_REQUEST, "the authority of the target and Host differ")
         self.host = authority
         if not rest and self.method == b"OPTIONS":
@@ -275,6 +283,8 @@ class ResponseHead(Head):
     """A response's head. `reason` is the reason phrase as it came, perhaps empty."""
 
     __slots__ = ("_forwarded", "reason", "status")
+
+    grpc_status: int = NO_STATUS
 
     def __init__(self) -> None:
         super().__init__()

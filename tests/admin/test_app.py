@@ -103,11 +103,11 @@ async def test_metrics_are_open_metrics_for_those_who_ask(port: Port) -> None:
 async def test_the_state_is_json_for_people_and_scripts(port: Port) -> None:
     server = port.server
     for _ in range(2):
-        server.admission.offer(Ticket(None, "m", server.usages.of("m"), server.admission), 0.0)
+        server.admission.offer(Ticket(None, "m", server.usages["http"].of("m"), server.admission), 0.0)
     server.book([FakeRecord(), FakeRecord(outcome=Outcome.QUEUE_FULL)])
     server.connections.add(1)
-    server.pools[0].connections.update((1, 2))
-    server.pools[0].idle.append(1)
+    server.pools[0].busy = 1
+    server.pools[0].idle = 1
     status, body, content_type = await port.ask("/debug/state")
     assert (status, content_type.partition(";")[0]) == (200, "application/json")
     shown = json.loads(body)
@@ -123,8 +123,8 @@ async def test_the_state_is_json_for_people_and_scripts(port: Port) -> None:
         "queue_limit": 1000,
         "active": 0,
         "models": {
-            "m": {"inflight": 1, "queued": 1, "limit": 1},
-            "_other": {"inflight": 0, "queued": 0, "limit": None},
+            "m": {"inflight": 1, "queued": 1, "outstanding": 0, "limit": 1},
+            "_other": {"inflight": 0, "queued": 0, "outstanding": 0, "limit": None},
         },
         "connections": {"client": 1, "upstream": 2, "upstream_idle": 1},
     }

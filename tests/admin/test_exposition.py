@@ -48,13 +48,13 @@ def scraped() -> Scraped:
     scraped = Scraped()
     server = scraped.server
     for model in ("slow", "slow", "m"):
-        ticket = Ticket(None, model, server.usages.learn(model, 0.0), server.admission)
+        ticket = Ticket(None, model, server.usages["http"].learn(model, 0.0), server.admission)
         server.admission.offer(ticket, 0.0)
     server.book(some_records(1, 300))
     server.counters.faulted(Fault(Outcome.BAD_REQUEST, "why"), "peer", 1.0)
     server.connections.update(range(5))
-    server.pools[0].connections.update(range(3))
-    server.pools[0].idle.append(1)
+    server.pools[0].busy = 2
+    server.pools[0].idle = 1
     return scraped
 
 
@@ -150,7 +150,7 @@ def test_a_fresh_server_already_has_every_family() -> None:
 def test_a_hostile_model_name_stays_inside_its_label() -> None:
     scraped = Scraped()
     name = 'm"} 1\nheadgate_fake{a="\\\x1b'
-    usage = scraped.server.usages.learn(name, 0.0)
+    usage = scraped.server.usages["http"].learn(name, 0.0)
     scraped.server.book([FakeRecord(route=Route(Kind.INFERENCE, name), usage=usage)])
     assert scraped.value("headgate_requests_inflight", model=name, protocol="http") == 0
     assert not any(family.startswith("headgate_fake") for family in scraped.families())

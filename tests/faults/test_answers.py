@@ -156,7 +156,7 @@ async def test_half_a_head_is_no_answer(bed: Opener, part: bytes, end: str) -> N
     await predictor.send(part)
     if part:
         [connection] = agent.pool.connections
-        await eventually(lambda: connection.answered)
+        await eventually(lambda: connection._answered)
     getattr(predictor, end)()
     reply = await client.response()
     if reply.status == 103:

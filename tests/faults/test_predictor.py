@@ -165,7 +165,7 @@ async def test_a_connection_that_has_answered_anything_is_not_stale(bed: Opener,
     await predictor.request()
     await predictor.send(answered)
     [connection] = agent.pool.connections
-    await eventually(lambda: connection.answered)
+    await eventually(lambda: connection._answered)
     predictor.close()
     statuses = [(await client.response()).status]
     if statuses == [102]:
@@ -205,7 +205,7 @@ async def test_nothing_is_sent_again_for_a_client_that_left(bed: Opener) -> None
 async def test_idle_connections_are_dropped_before_predictors_close_them(
     bed: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.net.upstream.MAX_IDLE_S", 0.1)
+    monkeypatch.setattr("agent.net.http1_upstream.MAX_IDLE_S", 0.1)
     agent = await bed()
     predictor = await agent.warm()
     assert await predictor.rest() == b""
@@ -215,7 +215,7 @@ async def test_idle_connections_are_dropped_before_predictors_close_them(
 async def test_an_idle_connection_that_is_too_old_is_not_taken(bed: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = await bed()
     await agent.warm()
-    monkeypatch.setattr("agent.net.upstream.MAX_IDLE_S", 0.0)
+    monkeypatch.setattr("agent.net.http1_upstream.MAX_IDLE_S", 0.0)
     client = await agent.client()
     await client.send(post(b"x"))
     predictor = await agent.predictor.accept()
@@ -264,9 +264,9 @@ async def test_a_close_inside_an_exchange_gives_up_the_idle_connections(bed: Ope
 
 async def test_a_connection_rests_before_it_is_used_again(bed: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = await bed()
-    monkeypatch.setattr("agent.net.upstream.REST_S", 60.0)
+    monkeypatch.setattr("agent.net.http1_upstream.REST_S", 60.0)
     await agent.warm()
-    monkeypatch.setattr("agent.net.upstream.MAX_IDLE_S", 60.0)
+    monkeypatch.setattr("agent.net.http1_upstream.MAX_IDLE_S", 60.0)
     client = await agent.client()
     await client.send(post(b"x"))
     fresh = await agent.predictor.accept()

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import pytest
 
 from agent.errors import Fault, Outcome
-from agent.net import upstream
-from agent.net.downstream import Downstream
+from agent.net import http1_upstream as upstream
 from agent.net.server import Server
 from agent.observe.hooks import Hooks, Record
 from agent.policy.classify import Classifier, Route
@@ -146,8 +145,8 @@ class Bed:
         self._clients.append(peer)
         return peer
 
-    async def narrow_client(self) -> tuple[Peer, Downstream]:
-        """A new connection on which the kernel holds next to nothing, and the agent's end of it.
+    async def narrow_client(self) -> tuple[Peer, asyncio.Transport]:
+        """A new connection on which the kernel holds next to nothing, and the agent's transport for it.
 
         What such a client does not read stays in the agent.
         """
@@ -155,10 +154,11 @@ class Bed:
         client = await self.client(kernel_buffer=4096)
         await eventually(lambda: self.server.connections - known)
         [connection] = self.server.connections - known
-        assert connection._transport is not None
-        sock = connection._transport.get_extra_info("socket")
+        transport = connection._transport
+        assert transport is not None
+        sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        return client, connection
+        return client, transport
 
     async def warm(self) -> Peer:
         """The predictor's end of a connection that has served a request and is idle."""

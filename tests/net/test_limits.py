@@ -6,7 +6,7 @@ import pytest
 
 from agent.errors import Outcome
 from agent.net import sweep
-from agent.net.downstream import LINGER_S
+from agent.net.http1_downstream import LINGER_S
 from tests.net.bed import OK, Opener, get, ok, post
 from tests.sockets import IncompleteError, eventually
 
@@ -225,14 +225,14 @@ async def test_a_client_that_stops_reading_is_dropped(bed: Opener) -> None:
 @pytest.mark.parametrize("fields", [(), (b"Connection: close",)])
 async def test_a_reply_that_nobody_reads_does_not_stay_for_ever(bed: Opener, fields: tuple[bytes, ...]) -> None:
     agent = await bed(idle_timeout="100ms")
-    client, connection = await agent.narrow_client()
+    client, transport = await agent.narrow_client()
     await client.send(post(b"x", *fields))
     predictor = await agent.predictor.accept()
     await predictor.request()
     await predictor.send(ok(b"x" * 100_000))
     await eventually(lambda: agent.outcomes)
     assert agent.outcomes == [Outcome.SERVED]
-    assert connection.unsent
+    assert transport.get_write_buffer_size()
     await eventually(lambda: not agent.server.connections)
     assert (await client.ended()).was_reset
 
@@ -241,7 +241,7 @@ async def test_a_reply_that_nobody_reads_does_not_stay_for_ever(bed: Opener, fie
 async def test_a_slow_reader_gets_all_of_its_reply(bed: Opener, fields: tuple[bytes, ...]) -> None:
     """It takes longer than any time-out, and never pauses for as long as one."""
     agent = await bed(idle_timeout="100s", head_timeout="50s")
-    client, connection = await agent.narrow_client()
+    client, transport = await agent.narrow_client()
     await client.send(post(b"x", *fields))
     predictor = await agent.predictor.accept()
     await predictor.request()
@@ -249,10 +249,10 @@ async def test_a_slow_reader_gets_all_of_its_reply(bed: Opener, fields: tuple[by
     await eventually(lambda: agent.outcomes)
     for _ in range(3):
         agent.later(60)
-        left = connection.unsent
-        while connection.unsent == left:
+        left = transport.get_write_buffer_size()
+        while transport.get_write_buffer_size() == left:
             await client.more()
-    assert connection.unsent
+    assert transport.get_write_buffer_size()
     assert (await client.response()).body == b"x" * 100_000
 
 
@@ -274,7 +274,7 @@ async def test_the_kernel_may_finish_what_a_slow_reader_has_not_taken(
 async def test_an_early_reply_waits_for_a_slow_reader(bed: Opener) -> None:
     """The client still sends and reads slowly: the end of the connection waits until it has the reply."""
     agent = await bed()
-    client, connection = await agent.narrow_client()
+    client, transport = await agent.narrow_client()
     await client.send(post(b"x" * 1000)[:-500])
     predictor = await agent.predictor.accept()
     await predictor.head()
@@ -283,5 +283,5 @@ async def test_an_early_reply_waits_for_a_slow_reader(bed: Opener) -> None:
     for _ in range(3):
         agent.later(10 * LINGER_S)
         await client.more()
-    assert connection.unsent
+    assert transport.get_write_buffer_size()
     assert (await client.response()).body == b"y" * 100_000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.net.downstream import MAX_HELD
+from agent.net.http1_downstream import MAX_HELD
 from tests.net.bed import OK, Opener, get, ok, post
 from tests.sockets import IncompleteError, Message, Peer, eventually
 

@@ -241,5 +241,5 @@ async def test_labels_are_learnt_from_answers(bed: Opener) -> None:
         await predictor.request()
         await predictor.send(answer)
         await client.response()
-    names = [usage.name for usage in agent.server.usages.rows(0.0)]
+    names = [usage.name for usage in agent.server.usages["http"].rows(0.0)]
     assert names == ["m", "_other"]

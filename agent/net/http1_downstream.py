@@ -4,20 +4,23 @@ import asyncio
 import contextlib
 from enum import IntEnum
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from agent.errors import Fault, Outcome
 from agent.net import replies
 from agent.net.connection import PAUSE_ALL, PAUSE_PIPELINE, Connection
 from agent.net.exchange import Exchange
 from agent.net.gate import Gate
-from agent.net.upstream import Pool
-from agent.wire.head import Fields, RequestHead, ResponseHead
+from agent.net.sides import Pool
+from agent.wire.fields import Trailers
+from agent.wire.head import NO_STATUS, Fields, RequestHead, ResponseHead
 from agent.wire.http1 import ServerHttp1
 from agent.wire.message import Limits, State
-from agent.wire.sniff import Protocol, detect
+
+if TYPE_CHECKING:
+    from agent.net.arrival import Arrival
 
 READY = State.READY
-HTTP1, MORE = Protocol.HTTP1, Protocol.MORE
 
 # Bytes of a refused request's body that are worth reading to keep the connection; beyond, a new connection is cheaper.
 MAX_DRAIN = 256 * 1024
@@ -26,9 +29,6 @@ MAX_HELD = 64 * 1024
 # Seconds to go on reading after an early reply, so that the client reads it before our close resets the connection
 # (RFC 9112 section 9.6).
 LINGER_S = 2.0
-
-# SETTINGS, then GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 section 7): this port speaks HTTP/1.1 alone.
-_HTTP2_REFUSAL = b"\0\0\0\4\0\0\0\0\0" + b"\0\0\10\7\0\0\0\0\0" + b"\0\0\0\0" + b"\0\0\0\15"
 
 
 class Phase(IntEnum):
@@ -42,8 +42,8 @@ class Phase(IntEnum):
 IDLE, BUSY, LINGERING = Phase
 
 
-class Downstream(Connection):
-    """One client connection. Sink of the server-side machine and the `Downstream` of its current exchange.
+class Http1Downstream(Connection):
+    """One client connection. Sink of the server-side machine and the client of its current exchange.
 
     `since` is when the current phase began, in seconds of the monotonic clock; `head_since` when a head began, 0.0 if
     none has.
@@ -52,7 +52,6 @@ class Downstream(Connection):
     __slots__ = (
         "_chunk_out",
         "_close_after",
-        "_connections",
         "_exchange",
         "_gate",
         "_head",
@@ -60,7 +59,6 @@ class Downstream(Connection):
         "_moved",
         "_moved_at",
         "_pool",
-        "_sniffed",
         "head_since",
         "peer",
         "phase",
@@ -68,13 +66,11 @@ class Downstream(Connection):
         "since",
     )
 
-    def __init__(self, gate: Gate, pool: Pool, limits: Limits, connections: "set[Downstream]") -> None:
+    def __init__(self, gate: Gate, pool: Pool, limits: Limits) -> None:
         super().__init__(gate.shared)
         self._gate = gate
         self._pool = pool
-        self._connections = connections
         self._machine = ServerHttp1(self, limits, gate.shared.heads)
-        self._sniffed: bytes | None = b""
         self._exchange: Exchange | None = None
         self._head: RequestHead
         self._close_after = False
@@ -94,23 +90,16 @@ class Downstream(Connection):
 
     # Connection
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        if len(self._connections) >= self._gate.max_connections:
-            self._machine.stop()
-            transport.close()
-            return
-        self._connections.add(self)
-        self.since = monotonic()
-        peer = transport.get_extra_info("peername")
-        self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) >= 2 else "unix"
+    def adopt(self, arrival: "Arrival", transport: asyncio.BaseTransport) -> None:
+        """Take over a connection that turned out to speak HTTP/1.1."""
+        self.connection_made(transport)
+        self._gate.connections.add(self)
+        self.since, self.head_since, self.peer = arrival.since, arrival.head_since, arrival.peer
 
     def received(self, data: memoryview) -> None:
-        if self._sniffed is not None:
-            data = self._sniff(data)
         self._machine.feed(data)
         if self.phase is IDLE:
-            if not (self._machine.in_head or self._sniffed):
+            if not self._machine.in_head:
                 self.head_since = 0.0
             elif not self.head_since:
                 self.head_since = monotonic()
@@ -135,13 +124,11 @@ class Downstream(Connection):
         return False
 
     def lost(self) -> None:
-        self._connections.discard(self)
+        self._gate.depart(self)
         self._machine.stop()
         if self._exchange is not None:
             self._exchange.on_client_gone()
             self._exchange = None
-        if self._gate.closing and not self._connections:
-            self._gate.idle.set()
 
     def writable(self, *, ready: bool) -> None:
         if self._exchange is not None:
@@ -218,7 +205,7 @@ class Downstream(Connection):
     def on_trailers(self, fields: Fields) -> None:
         exchange = self._exchange
         if exchange is not None:
-            exchange.on_request_trailers(fields)
+            exchange.on_request_trailers(Trailers(fields, b"", NO_STATUS))
             self._view = self._shared.small
         else:
             self._next()
@@ -233,7 +220,7 @@ class Downstream(Connection):
         else:
             self._reply_to_fault(fault)
 
-    # Downstream of an exchange
+    # Client of an exchange
 
     def send_continue(self) -> None:
         """Let the client send the body it announced."""
@@ -244,7 +231,7 @@ class Downstream(Connection):
         if self._head.minor:
             self.write(head.serialize(chunked=False, close=False))
 
-    def send_head(self, head: ResponseHead) -> None:
+    def start(self, head: ResponseHead, end: bool) -> None:
         """Begin the reply, framed as the client can read it."""
         bodyless = self._head.method == b"HEAD" or head.status in {204, 304}
         chunked = head.chunked and bool(self._head.minor)
@@ -258,23 +245,35 @@ class Downstream(Connection):
             self._close_after = True
         self._chunk_out = chunked and not bodyless
         self.write(head.serialize(chunked=chunked, close=self._close_after))
+        if end:
+            self.send_data(b"", True)
 
-    def send_body(self, data: bytes) -> None:
-        """Send a piece of the reply's body, not empty."""
-        if self._chunk_out:
-            self.write(b"%x\r\n" % len(data))
-            self.write(data)
-            self.write(b"\r\n")
-        else:
-            self.write(data)
+    def send_data(self, data: bytes, end: bool) -> None:
+        """Send a piece of the reply's body."""
+        if data:
+            if self._chunk_out:
+                self.write(b"%x\r\n" % len(data))
+                self.write(data)
+                self.write(b"\r\n")
+            else:
+                self.write(data)
+        if end:
+            if self._chunk_out:
+                self.write(b"0\r\n\r\n")
+            self._exchange = None
+            self._next()
 
-    def send_end(self, trailers: Fields) -> None:
-        """The reply is complete."""
+    def finish(self, trailers: Trailers) -> None:
+        """End the reply's body with trailers, where the client can read them."""
         if self._chunk_out:
-            lines = [b"%b: %b\r\n" % field for field in trailers]
+            lines = [b"%b: %b\r\n" % field for field in trailers.fields]
             self.write(b"0\r\n%b\r\n" % b"".join(lines))
         self._exchange = None
         self._next()
+
+    def cut(self, outcome: Outcome) -> None:  # noqa: ARG002 - HTTP/1.1 has no way to tell
+        """End a reply that has begun: with RST, for FIN could mean that it is complete."""
+        self.abort()
 
     def send_refusal(self, outcome: Outcome, detail: str) -> None:
         """Answer for the predictor."""
@@ -308,21 +307,6 @@ class Downstream(Connection):
         self.close()
 
     # Inside
-
-    def _sniff(self, data: memoryview) -> memoryview:
-        """Decide on the first bytes; returns what the HTTP/1.1 machine may see of them."""
-        seen = (self._sniffed or b"") + bytes(data)
-        protocol = detect(seen)
-        if protocol is MORE:
-            self._sniffed = seen
-            return memoryview(b"")
-        self._sniffed = None
-        if protocol is HTTP1:
-            return memoryview(seen)
-        self._machine.stop()
-        self.write(_HTTP2_REFUSAL)
-        self.close()
-        return memoryview(b"")
 
     def _next(self) -> None:
         """The reply is out. Go on when the request is all in."""

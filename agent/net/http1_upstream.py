@@ -1,14 +1,17 @@
-"""Connections to one predictor: a pool of HTTP/1.1 connections, dialled when needed and reused while fresh."""
+"""HTTP/1.1 connections to one predictor: dialled when needed, one exchange at a time, reused while fresh."""
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
+from collections.abc import Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from agent.errors import Fault
 from agent.net.connection import Connection, Shared
+from agent.net.pool import Dialler
 from agent.values import Address
-from agent.wire.head import Fields, RequestHead, ResponseHead
+from agent.wire.fields import Trailers
+from agent.wire.head import NO_STATUS, Fields, RequestHead, ResponseHead
 from agent.wire.http1 import ClientHttp1
 from agent.wire.message import Limits, State
 
@@ -24,28 +27,27 @@ MAX_IDLE_S = 4.0
 # A server that shuts down, or whose model has raised, closes the connection right after its answer without saying so
 # (uvicorn does both). A connection rests this long before it is used again, so that the close can arrive first.
 REST_S = 0.002
-CONNECT_TIMEOUT_S = 5.0
-# While the predictor refuses connections, one dial at a time: first soon, for a restart may be nearly over, then rarer.
-FIRST_BACKOFF_S = 0.01
-MAX_BACKOFF_S = 0.25
 
 
-class Upstream(Connection):
+class Http1Upstream(Connection):
     """One connection to the predictor; serves one exchange at a time.
 
-    `exchange` is the current one, `fresh` whether none came before it, `answered` whether the predictor has sent
-    anything for it.
+    `exchange` is the current one.
     """
 
-    __slots__ = ("_machine", "_pool", "answered", "exchange", "fresh", "idle_since")
+    __slots__ = ("_answered", "_chunked", "_fresh", "_machine", "_pool", "exchange", "idle_since")
 
-    def __init__(self, shared: Shared, pool: "Pool", limits: Limits) -> None:
+    # Closing the connection tells a model server nothing: it goes on computing (DECISIONS 5).
+    cancels = False
+
+    def __init__(self, shared: Shared, pool: "Http1Pool", limits: Limits) -> None:
         super().__init__(shared)
         self._pool = pool
         self._machine = ClientHttp1(self, limits, shared.heads)
         self.exchange: Exchange | None = None
-        self.fresh = True
-        self.answered = False
+        self._fresh = True
+        self._answered = False
+        self._chunked = False
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -53,18 +55,40 @@ class Upstream(Connection):
         self._pool.connected(self)
         self._shared.flush()
 
-    def begin(self, exchange: "Exchange", head: RequestHead) -> None:
+    @property
+    def stale(self) -> bool:
+        """Whether it has served before, and nothing has come for this exchange."""
+        return not (self._fresh or self._answered)
+
+    def begin(self, exchange: "Exchange", head: RequestHead, end: bool, elapsed: float) -> None:  # noqa: ARG002 - sides
         """Send a request head; the answer goes to `exchange`."""
         self.exchange = exchange
-        self.answered = False
+        self._answered = False
+        self._chunked = head.chunked
         self._machine.expect(head.method, upgrade=bool(head.upgrade))
         self._view = self._shared.large
         self.write(head.serialize(self._pool.authority))
+        if end and head.chunked:
+            self.write(b"0\r\n\r\n")
+
+    def send_data(self, data: bytes, end: bool) -> None:
+        """Send a piece of the body."""
+        if not self._chunked:
+            self.write(data)
+            return
+        if data:
+            self.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if end:
+            self.write(b"0\r\n\r\n")
+
+    def finish(self, trailers: Trailers) -> None:
+        """End a chunked body with trailers."""
+        self.write(b"\r\n".join([b"0", *map(b": ".join, trailers.fields), b"", b""]))
 
     def end(self, *, reusable: bool) -> None:
         """The exchange is over; keep the connection if its next answer cannot be mistaken."""
         self.exchange = None
-        self.fresh = False
+        self._fresh = False
         # Congested: the predictor answered without reading all of the body, and the next head would wait behind it.
         if reusable and self._machine.state is READY and not (self._paused or self.congested):
             self._view = self._shared.small
@@ -72,7 +96,7 @@ class Upstream(Connection):
         else:
             self.discard()
 
-    def finish(self) -> None:
+    def shut(self) -> None:
         """Send what is queued and close: the end of a tunnel."""
         self.exchange = None
         self._machine.stop()
@@ -92,7 +116,7 @@ class Upstream(Connection):
     # Connection
 
     def received(self, data: memoryview) -> None:
-        self.answered = True
+        self._answered = True
         self._machine.feed(data)
 
     def ended(self) -> bool:
@@ -137,7 +161,7 @@ class Upstream(Connection):
 
     def on_trailers(self, fields: Fields) -> None:
         if self.exchange is not None:
-            self.exchange.on_response_trailers(fields)
+            self.exchange.on_response_trailers(Trailers(fields, b"", NO_STATUS))
 
     def on_fault(self, fault: Fault) -> None:
         exchange = self.exchange
@@ -147,50 +171,25 @@ class Upstream(Connection):
             exchange.on_upstream_fault(fault)
 
 
-class Pool:
-    """The connections to one predictor, and the exchanges that wait for one.
+class Http1Pool(Dialler):
+    """The connections to one predictor.
 
     Idle connections are taken first in, first out: the one that has rested longest has had the most time to show that
     the other end has closed it.
     """
 
-    __slots__ = (
-        "_address",
-        "_backoff",
-        "_dialling",
-        "_limits",
-        "_loop",
-        "_redial",
-        "_shared",
-        "_tasks",
-        "authority",
-        "connections",
-        "idle",
-        "waiting",
-    )
+    __slots__ = ("_limits", "authority", "connections", "idle")
+
+    refuses = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop, shared: Shared, address: Address, limits: Limits) -> None:
+        super().__init__(loop, shared, address)
         self.authority = address.authority
-        self.idle: deque[Upstream] = deque()
-        self.connections: set[Upstream] = set()
-        self.waiting: OrderedDict[Exchange, None] = OrderedDict()
-        self._loop = loop
-        self._shared = shared
-        self._address = address
+        self.idle: deque[Http1Upstream] = deque()
+        self.connections: set[Http1Upstream] = set()
         self._limits = limits
-        # A dial is over when its connection is made. Its task ends a few turns later, too late to be counted: whoever
-        # came in between would wait for a dial that serves nobody.
-        self._dialling: set[Upstream] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._redial: asyncio.TimerHandle | None = None
-        self._backoff = FIRST_BACKOFF_S
 
-    @property
-    def is_refusing(self) -> bool:
-        """Whether the last dial failed, so that the next is put off."""
-        return self._redial is not None
-
-    def take(self, now: float) -> Upstream | None:
+    def take(self, now: float) -> Http1Upstream | None:
         """The connection that has rested longest, or None if none has rested enough."""
         idle = self.idle
         while idle:
@@ -203,36 +202,35 @@ class Pool:
             connection.close()
         return None
 
-    def wait(self, exchange: "Exchange") -> None:
-        """Give the exchange the next connection that is made: `exchange.attach` is called with it."""
-        self.waiting[exchange] = None
-        # With a redial pending the predictor is known to refuse; more dials now would only be refused as well.
-        if self._redial is None and len(self._dialling) < len(self.waiting):
-            self._dial()
+    def serve(self) -> None:
+        """Nothing to do: whoever waits has asked for an idle connection first."""
 
-    def forget(self, exchange: "Exchange") -> None:
-        """The exchange no longer waits."""
-        self.waiting.pop(exchange, None)
+    def exchanges(self) -> "Iterator[Exchange]":
+        """Those that the predictor has."""
+        for connection in list(self.connections):
+            if connection.exchange is not None:
+                yield connection.exchange
 
-    def connected(self, connection: Upstream) -> None:
+    def counts(self) -> tuple[int, int]:
+        """How many connections are busy, and how many idle."""
+        return len(self.connections) - len(self.idle), len(self.idle)
+
+    def connected(self, connection: Http1Upstream) -> None:
         """A dial has succeeded."""
-        self._backoff = FIRST_BACKOFF_S
-        self._dialling.discard(connection)
+        self._succeeded(connection)
         self.connections.add(connection)
         if self.waiting:
-            exchange, _ = self.waiting.popitem(last=False)
-            exchange.attach(connection)
+            self._next().attach(connection, monotonic())
         else:
             self.release(connection)
-        for _ in range(len(self.waiting) - len(self._dialling)):
-            self._dial()
+        self._dial_more()
 
-    def release(self, connection: Upstream) -> None:
+    def release(self, connection: Http1Upstream) -> None:
         """An exchange has ended cleanly; keep its connection for another."""
         connection.idle_since = monotonic()
         self.idle.append(connection)
 
-    def lost(self, connection: Upstream) -> None:
+    def lost(self, connection: Http1Upstream) -> None:
         """A connection has ended."""
         self.connections.discard(connection)
         if connection in self.idle:
@@ -255,48 +253,12 @@ class Pool:
 
     def close(self) -> None:
         """Close everything; exchanges must have ended before."""
-        if self._redial is not None:
-            self._redial.cancel()
-        for task in self._tasks:
-            task.cancel()
+        self.stop_dialling()
         for connection in list(self.connections):
             connection.discard()
 
-    def _dial(self) -> None:
-        # A task a connection, not a request: connections live for thousands of requests.
-        connection = Upstream(self._shared, self, self._limits)
-        self._dialling.add(connection)
-        task = self._loop.create_task(self._connect(connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _new(self) -> Http1Upstream:
+        return Http1Upstream(self._shared, self, self._limits)
 
-    async def _connect(self, connection: Upstream) -> None:
-        address = self._address
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                if address.path:
-                    await self._loop.create_unix_connection(lambda: connection, address.path)
-                else:
-                    await self._loop.create_connection(lambda: connection, address.host, address.port)
-        except OSError:  # refused, no such socket, no route, no descriptor left, or TimeoutError: all may pass
-            self._dialling.discard(connection)
-            self._failed()
-
-    def _failed(self) -> None:
-        # First of all, so that what is dispatched in place of a refused exchange does not dial at once.
-        if self._redial is None:
-            self._put_off()
-            self._backoff = min(self._backoff * 2, MAX_BACKOFF_S)
-        for exchange in list(self.waiting):
-            exchange.on_refused_connection()
-        self._shared.flush()
-
-    def _put_off(self) -> None:
-        """Dial for those who wait after a while, and for nobody before."""
-        if self._redial is None:
-            self._redial = self._loop.call_later(self._backoff, self._try_again)
-
-    def _try_again(self) -> None:
-        self._redial = None
-        if self.waiting:
-            self._dial()
+    def _wanted(self) -> int:
+        return len(self.waiting)

@@ -1,0 +1,130 @@
+"""What the pools of both protocols share: dialling, backing off while the predictor refuses, and who waits."""
+
+import asyncio
+from collections import OrderedDict
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from agent.net.connection import Connection, Shared
+from agent.values import Address
+
+if TYPE_CHECKING:
+    from agent.net.exchange import Exchange
+
+CONNECT_TIMEOUT_S = 5.0
+# While the predictor refuses connections, one dial at a time: first soon, for a restart may be nearly over, then rarer.
+FIRST_BACKOFF_S = 0.01
+MAX_BACKOFF_S = 0.25
+
+
+class Dialler:
+    """Makes connections to one predictor for the exchanges in `waiting`, which are served in that order."""
+
+    __slots__ = ("_address", "_backoff", "_dialling", "_loop", "_redial", "_shared", "_tasks", "waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, shared: Shared, address: Address) -> None:
+        self.waiting: OrderedDict[Exchange, None] = OrderedDict()
+        self._loop = loop
+        self._shared = shared
+        self._address = address
+        # A dial is over when its connection is made. Its task ends a few turns later, too late to be counted: whoever
+        # came in between would wait for a dial that serves nobody.
+        self._dialling: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._redial: asyncio.TimerHandle | None = None
+        self._backoff = FIRST_BACKOFF_S
+
+    # What a pool does about it
+
+    def _new(self) -> Connection:
+        """A connection that is not made yet."""
+        raise NotImplementedError
+
+    def _wanted(self) -> int:
+        """How many dials those who wait are worth."""
+        raise NotImplementedError
+
+    def serve(self) -> None:
+        """Give those who wait what room the connections have that are there."""
+        raise NotImplementedError
+
+    # What exchanges and connections call
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether the last dial failed, so that the next is put off."""
+        return self._redial is not None
+
+    def wait(self, exchange: "Exchange") -> None:
+        """Give the exchange the next connection that can take it: `exchange.attach` is called with it."""
+        self.waiting[exchange] = None
+        # With a redial pending the predictor is known to refuse; more dials now would only be refused as well.
+        if self._redial is None and len(self._dialling) < self._wanted():
+            self._dial()
+
+    def forget(self, exchange: "Exchange") -> None:
+        """The exchange no longer waits."""
+        self.waiting.pop(exchange, None)
+
+    def stop_dialling(self) -> None:
+        """Give up what is under way; for nobody waits any more."""
+        if self._redial is not None:
+            self._redial.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    def _succeeded(self, connection: Connection) -> None:
+        """A dial has succeeded."""
+        self._backoff = FIRST_BACKOFF_S
+        self._dialling.discard(connection)
+
+    def _dial_more(self) -> None:
+        for _ in range(self._wanted() - len(self._dialling)):
+            self._dial()
+
+    def _next(self) -> "Exchange":
+        """Who has waited longest."""
+        exchange, _ = self.waiting.popitem(last=False)
+        return exchange
+
+    def _put_off(self) -> None:
+        """Dial for those who wait after a while, and for nobody before."""
+        if self._redial is None:
+            self._redial = self._loop.call_later(self._backoff, self._try_again)
+
+    def _dial(self) -> None:
+        # A task a connection, not a request: connections live for thousands of requests.
+        connection = self._new()
+        self._dialling.add(connection)
+        task = self._loop.create_task(self._connect(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, connection: Connection) -> None:
+        address = self._address
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                if address.path:
+                    await self._loop.create_unix_connection(lambda: connection, address.path)
+                else:
+                    await self._loop.create_connection(lambda: connection, address.host, address.port)
+        except OSError:  # refused, no such socket, no route, no descriptor left, or TimeoutError: all may pass
+            self._dialling.discard(connection)
+            self._failed()
+
+    def _failed(self) -> None:
+        # First of all, so that what is dispatched in place of a refused exchange does not dial at once.
+        if self._redial is None:
+            self._put_off()
+            self._backoff = min(self._backoff * 2, MAX_BACKOFF_S)
+        now = monotonic()
+        for exchange in list(self.waiting):
+            exchange.on_refused_connection(now)
+        self._shared.flush()
+
+    def _try_again(self) -> None:
+        self._redial = None
+        self.serve()
+        if len(self._dialling) < self._wanted():
+            self._dial()
+        self._shared.flush()

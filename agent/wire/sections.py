@@ -1,0 +1,80 @@
+"""Header blocks as heads and trailers, remembered: equal bytes in an unchanged table mean an equal section.
+
+Clients and predictors repeat their blocks, most of all gRPC's, which carry neither dates nor lengths. What is kept is
+immutable and shared by all streams of a connection.
+"""
+
+from typing import TypeVar
+
+from agent.errors import Fault
+from agent.wire.fields import Http2Request, Http2Response, Trailers, read_request, read_response, read_trailers
+from agent.wire.hpack import BlockDecoder, Field
+from agent.wire.message import Limits
+
+_Section = TypeVar("_Section", Http2Request, Http2Response, Trailers)
+
+# Bounds what a connection can pin.
+MAX_BLOCKS = 64
+MAX_BLOCK_BYTES = 1024
+
+
+class Sections:
+    """The header blocks of one direction of a connection. Every method raises BlockError, which ends the connection."""
+
+    __slots__ = ("_decoder", "_epoch", "_limits", "_requests", "_responses", "_stable", "_trailers")
+
+    def __init__(self, limits: Limits) -> None:
+        # A list that is too large gets an answer, so it must be decoded; far beyond, losing the table is no loss.
+        self._decoder = BlockDecoder(2 * limits.head)
+        self._limits = limits
+        self._epoch = 0
+        self._stable = True
+        self._requests: dict[bytes, Http2Request] = {}
+        self._responses: dict[bytes, Http2Response] = {}
+        self._trailers: dict[bytes, Trailers] = {}
+
+    def request(self, block: bytes) -> tuple[Http2Request, Fault | None]:
+        """A request's head, and what is wrong with it; see `fields.read_request`."""
+        head = self._requests.get(block)
+        if head is not None:
+            return head, None
+        head, fault = read_request(self.skip(block), self._limits)
+        if fault is None:
+            self._keep(self._requests, block, head)
+        return head, fault
+
+    def response(self, block: bytes) -> Http2Response | Fault:
+        """A response's head, or what is wrong with it."""
+        known = self._responses.get(block)
+        if known is not None:
+            return known
+        head = read_response(self.skip(block), self._limits)
+        if not isinstance(head, Fault):
+            self._keep(self._responses, block, head)
+        return head
+
+    def trailers(self, block: bytes) -> Trailers | None:
+        """A trailer section, or None if it is malformed."""
+        trailers = self._trailers.get(block)
+        if trailers is None:
+            trailers = read_trailers(self.skip(block), self._limits)
+            if trailers is not None:
+                self._keep(self._trailers, block, trailers)
+        return trailers
+
+    def skip(self, block: bytes) -> list[Field]:
+        """The fields of a block. Blocks that nobody wants must be decoded too: those that follow refer to them."""
+        decoder = self._decoder
+        fields = decoder.decode(block)
+        self._stable = decoder.epoch == self._epoch
+        if not self._stable:
+            self._epoch = decoder.epoch
+            for known in (self._requests, self._responses, self._trailers):
+                known.clear()
+        return fields
+
+    def _keep(self, known: dict[bytes, _Section], block: bytes, section: _Section) -> None:
+        if self._stable and len(block) <= MAX_BLOCK_BYTES:
+            if len(known) >= MAX_BLOCKS:
+                known.clear()
+            known[block] = section
