@@ -68,8 +68,16 @@ class Exchange(Record):
 
     def __init__(self, gate: Gate, pool: Pool, down: Client, head: RequestHead, *, uploaded: bool) -> None:
         keep = gate.queued_body if pool.refuses or gate.retry_stale else 0
-        super().__init__(head, Upload(complete=uploaded, keep=keep), down.protocol, down.peer)
         self._gate = gate
+        self._head = head
+        self._upload = Upload(complete=uploaded, keep=keep)
+        self.protocol = down.protocol
+        self.peer = down.peer
+        self.usage = None
+        self.outcome = SERVED
+        self.status = self.bytes_out = 0
+        self.grpc_status = NO_STATUS
+        self.dispatched = self.responded = self.ended = 0.0
         self._pool = pool
         self._down: Client | None = down
         self._phase = QUEUED
@@ -93,6 +101,11 @@ class Exchange(Record):
         It never is in a stream of messages: each is a request of its own, and the next may come when it likes.
         """
         return self._phase is RELAYING and not self._upload.complete and self._messages is None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is accounted for."""
+        return self._phase is ENDED
 
     @property
     def is_unnamed(self) -> bool:
@@ -219,6 +232,8 @@ class Exchange(Record):
 
     def on_client_fault(self, fault: Fault) -> None:
         """The client broke a rule inside its request, and has been told."""
+        if self._phase is ENDED:
+            return
         self._down = None
         self._book_refusal(fault.outcome)
         self._drop_upstream()
@@ -226,6 +241,8 @@ class Exchange(Record):
 
     def on_client_gone(self) -> None:
         """The client has left. What has not reached the model is undone; what may be computing keeps its slot."""
+        if self._phase is ENDED:
+            return  # the end of its answer was still on its way
         self._down = None
         if self._phase is TUNNEL:
             up, self._up = self._up, None
@@ -444,9 +461,12 @@ class Exchange(Record):
         self._phase = ENDED
         # The two point at each other; apart, both are freed at once and the garbage collector has nothing to find.
         self._ticket = None
-        self._upload.drop()
+        self._down = None
+        if self._response is None:
+            self._upload.drop()
         if self._messages is not None:
             self._messages.end()
+            self._messages = None
         self.outcome = outcome
         now = self.ended = monotonic()
         started: Sequence[Ticket] = ()
@@ -456,7 +476,7 @@ class Exchange(Record):
             elif ticket.state is admission.QUEUED:
                 gate.admission.cancel(ticket, now)
             if outcome is SERVED:
-                if self._messages is None:
+                if not self.route.streams:
                     ticket.usage.served(now - self.dispatched)
                 # A gRPC answer is HTTP's 200 whatever it says.
                 if self.grpc_status == 0 or (self.grpc_status == NO_STATUS and self.status != 404):

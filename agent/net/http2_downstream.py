@@ -27,7 +27,7 @@ BULK_WINDOW = LARGE_READ
 class Inbound(ServerStream):
     """A request on its way in: a stream of the client's connection, and the client of an exchange.
 
-    `exchange` is None once it is answered.
+    `exchange` is None where there is none, or none any more that could be told anything.
     """
 
     __slots__ = ("_connection", "_grpc", "_moved", "_moved_at", "exchange", "protocol")
@@ -131,28 +131,18 @@ class Inbound(ServerStream):
     def start(self, head: ResponseHead, end: bool) -> None:
         """Begin the answer."""
         assert isinstance(head, Http2Response)
-        if end:
-            self.exchange = None
         self.send_head(head.block, end)
-
-    def send_data(self, data: bytes, end: bool) -> None:
-        """Send a piece of the answer's body."""
-        if end:
-            self.exchange = None
-        super().send_data(data, end)
 
     def finish(self, trailers: Trailers) -> None:
         """End the answer with trailers."""
-        self.exchange = None
         self.send_trailers(trailers.block)
 
     def send_refusal(self, outcome: Outcome, detail: str) -> None:
         """Answer for the predictor."""
-        self.exchange = None
         block, body = self._connection.gate.replies.http2(outcome, grpc=self._grpc, detail=detail)
         self.send_head(block, not body)
         if body:
-            super().send_data(body, True)
+            self.send_data(body, True)
 
     def start_tunnel(self, head: ResponseHead) -> None:
         """Never: HTTP/2 has no 101."""
@@ -164,7 +154,6 @@ class Inbound(ServerStream):
 
     def cut(self, outcome: Outcome) -> None:
         """End an answer that has begun: with a status where the client reads one, else with RST_STREAM."""
-        self.exchange = None
         if self._grpc:
             self.send_trailers(self._connection.gate.replies.trailers(outcome))
         else:
@@ -277,7 +266,7 @@ class Http2Downstream(Connection):
     def refuse_all(self, outcome: Outcome) -> None:
         """Answer what has not been answered."""
         for stream in self.streams:
-            if stream.exchange is not None:
+            if stream.exchange is not None and not stream.exchange.is_over:
                 stream.exchange.refuse(outcome)
 
     def close_if_idle(self) -> None:

@@ -135,8 +135,7 @@ class Http2Upstream(Connection):
     @property
     def room(self) -> int:
         """How many more requests it takes."""
-        transport = self._transport
-        return 0 if transport is None or transport.is_closing() else self._machine.room
+        return self._machine.room
 
     def exchanges(self) -> "Iterator[Exchange]":
         """Those that the predictor has."""
@@ -179,6 +178,7 @@ class Http2Upstream(Connection):
 
     def discard(self) -> None:
         """End the connection at once."""
+        self._pool.retire(self)
         self._machine.stop()
         self.abort()
 
@@ -241,7 +241,7 @@ class Http2Pool(Dialler):
 
     def take(self, now: float) -> Outbound | None:  # noqa: ARG002 - sides.Pool
         """A stream on a connection that takes one more, or None."""
-        if not (self.waiting or self.is_refusing):
+        if not self.waiting and self._redial is None:
             for connection in self._open:
                 if connection.room:
                     return Outbound(connection)

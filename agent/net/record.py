@@ -4,7 +4,7 @@ from agent.errors import Outcome
 from agent.net.upload import Upload
 from agent.policy.classify import Route
 from agent.policy.usage import Usage
-from agent.wire.head import NO_STATUS, RequestHead
+from agent.wire.head import RequestHead
 
 
 class Record:
@@ -32,22 +32,21 @@ class Record:
         "usage",
     )
 
-    def __init__(self, head: RequestHead, upload: Upload, protocol: str, peer: str) -> None:
-        self._head = head
-        self._upload = upload
-        self.protocol = protocol
-        self.peer = peer
-        self.route: Route
-        self.usage: Usage | None = None
-        self.outcome = Outcome.SERVED
-        self.status = 0
-        self.grpc_status = NO_STATUS
-        self.began = 0.0
-        self.arrived = 0.0
-        self.dispatched = 0.0
-        self.responded = 0.0
-        self.ended = 0.0
-        self.bytes_out = 0
+    _head: RequestHead
+    _upload: Upload
+    protocol: str
+    peer: str
+    route: Route
+    usage: Usage | None
+    outcome: Outcome
+    status: int
+    grpc_status: int
+    began: float
+    arrived: float
+    dispatched: float
+    responded: float
+    ended: float
+    bytes_out: int
 
     @property
     def bytes_in(self) -> int:

@@ -94,7 +94,7 @@ class Classifier:
     def __init__(self, *, admit_unknown: bool = False) -> None:
         self._admit_unknown = admit_unknown
         self._seen: dict[tuple[bytes, bytes], Route] = {}
-        self._named: dict[tuple[Route, str], Route] = {}
+        self._named: dict[tuple[bool, str], Route] = {}
 
     def classify(self, method: bytes, target: bytes) -> Route:
         """`target` is a request target in origin form, query included."""
@@ -119,8 +119,8 @@ class Classifier:
         return self.name(route, model) if route.kind is Kind.INFERENCE else route
 
     def name(self, route: Route, model: str) -> Route:
-        """The same route, now that its model is known."""
-        key = (route, model)
+        """The same route, now that its message has named the model."""
+        key = (route.streams, model)  # all that distinguishes routes whose message names the model
         named = self._named.get(key)
         if named is None:
             named = route._replace(model=model, inside=False)

@@ -45,6 +45,7 @@ from agent.wire.stream import COST_CONTROL, COST_RESET, EARNS_FINISHED, Bounds, 
 _unpack = HEADER.unpack_from
 # Smaller reads are copied once and sliced as bytes, which is cheaper than views of views (60 against 250 ns a slice).
 _COPY_BELOW = 64 * 1024
+_WHOLE_SECTION = END_HEADERS | END_STREAM
 
 
 class Sink(Protocol):
@@ -123,6 +124,8 @@ class Http2:
         try:
             if not self.dead:
                 self._feed(data)
+        except BlockError as error:
+            self._break(Code.COMPRESSION_ERROR, str(error))
         finally:
             self._feeding = False
 
@@ -140,9 +143,7 @@ class Http2:
 
     def end_local(self, stream: Stream) -> None:
         """We have sent all of our side."""
-        stream.local_open = False
-        if not stream.remote_open:
-            self._finish(stream)
+        raise NotImplementedError
 
     def reset(self, stream: Stream, code: Code) -> None:
         """End a stream with RST_STREAM."""
@@ -198,6 +199,14 @@ class Http2:
                     self._on_data(number, flags, data[start:at])
                 if self._window < self._bounds.connection_window >> 1 and not self.dead:
                     self._refill_window()
+            elif (
+                kind == HEADERS
+                and flags | END_STREAM == _WHOLE_SECTION
+                and number
+                and self.has_settings
+                and not self._block_frames
+            ):
+                self._on_section(number, bytes(data[start:at]), flags & END_STREAM > 0)
             else:
                 self._on_frame(kind, flags, number, bytes(data[start:at]))
             if self.dead:
@@ -314,7 +323,7 @@ class Http2:
             return
         block = payload[start:end] if flags & (PADDED | HAS_PRIORITY) else payload
         if flags & END_HEADERS:
-            self._take_section(number, block, bool(flags & END_STREAM))
+            self._on_section(number, block, bool(flags & END_STREAM))
         else:
             self._block, self._block_stream, self._block_end = block, number, bool(flags & END_STREAM)
             self._block_frames = 1
@@ -331,13 +340,7 @@ class Http2:
             self._break(Code.ENHANCE_YOUR_CALM, "header section too large or in too many frames")
         elif flags & END_HEADERS:
             block, self._block, self._block_frames = self._block, b"", 0
-            self._take_section(number, block, self._block_end)
-
-    def _take_section(self, number: int, block: bytes, end: bool) -> None:
-        try:
-            self._on_section(number, block, end)
-        except BlockError as error:
-            self._break(Code.COMPRESSION_ERROR, str(error))
+            self._on_section(number, block, self._block_end)
 
     def _on_section(self, number: int, block: bytes, end: bool) -> None:
         """A whole header section. Raises BlockError."""
@@ -409,7 +412,10 @@ class Http2:
             self._apply(setting, value)
             if self.dead:
                 return
+        # Nothing may come before the acknowledgement that relies on the new values (RFC 9113 section 6.5.3).
         self.write(frames.SETTINGS_ACK)
+        if self.waiting:
+            self._pump_all()
 
     def _apply(self, setting: int, value: int) -> None:
         if setting == Setting.HEADER_TABLE_SIZE:
@@ -421,13 +427,11 @@ class Http2:
                 self._break(Code.FLOW_CONTROL_ERROR, "initial window above 2^31-1")
                 return
             change, self._initial_window = value - self._initial_window, value
-            for stream in list(self.streams.values()):
+            for stream in self.streams.values():
                 stream.send_window += change
                 if stream.send_window > MAX_WINDOW:
                     self._break(Code.FLOW_CONTROL_ERROR, "window above 2^31-1")
                     return
-                if stream._held is not None:
-                    stream.pump()
         elif setting == Setting.MAX_FRAME_SIZE:
             if not MAX_FRAME <= value < 1 << 24:
                 self._break(Code.PROTOCOL_ERROR, "frame size outside 2^14..2^24-1")
@@ -474,7 +478,7 @@ class Http2:
         return not number & 1 or number > self._last
 
     def _pump_all(self) -> None:
-        """The connection's window has grown: whoever waited longest goes first."""
+        """Windows have grown: whoever waited longest goes first."""
         for stream in list(self.waiting):
             if self.send_window <= 0:
                 return

@@ -101,10 +101,12 @@ class ServerHttp2(Http2):
             self.write(frames.goaway(self._acted, Code.NO_ERROR))
 
     def end_local(self, stream: Stream) -> None:
-        super().end_local(stream)
+        stream.local_open = False
         if stream.remote_open:
             # The answer is complete and the rest of the request is of no use (RFC 9113 section 8.1).
             self.reset(stream, Code.NO_ERROR)
+        else:
+            self._finish(stream)
 
     def _on_section(self, number: int, block: bytes, end: bool) -> None:
         stream = self.streams.get(number)
@@ -128,11 +130,11 @@ class ServerHttp2(Http2):
         if len(self.streams) >= self._bounds.streams:
             self._refuse(number, Code.REFUSED_STREAM)
         elif fault is not None and fault.outcome is Outcome.BAD_REQUEST:
-            self._refuse(number, Code.PROTOCOL_ERROR)
             self._server.on_malformed(fault)
-        elif end and length > 0:
             self._refuse(number, Code.PROTOCOL_ERROR)
+        elif end and length > 0:
             self._server.on_malformed(Fault(Outcome.BAD_REQUEST, "content-length without a body"))
+            self._refuse(number, Code.PROTOCOL_ERROR)
         else:
             new = self._server.open_stream()
             # RFC 9113 section 6.9.2: what the client sends before it has seen our SETTINGS has the default window.
@@ -180,11 +182,13 @@ class ClientHttp2(Http2):
             frames.settings(settings.items()) + frames.window_update(0, bounds.connection_window - DEFAULT_WINDOW)
         )
 
+    def stop(self) -> None:
+        super().stop()
+        self._max_streams = 0
+
     @property
     def room(self) -> int:
-        """How many streams may be opened now."""
-        if self.going_away or self.dead or self._next > MAX_STREAM:
-            return 0
+        """How many more streams may be opened now."""
         return max(0, self._max_streams - len(self.streams))
 
     def open(self, stream: ClientStream, block: bytes, end: bool) -> None:
@@ -192,9 +196,16 @@ class ClientHttp2(Http2):
         number = self._next
         self._next = self._last = number
         self._next += 2
+        if self._next > MAX_STREAM:
+            self._retire()
         self._add(stream, number, self._bounds.stream_window)
         stream.target = self._bounds.stream_window
         stream.send_head(block, end)
+
+    def end_local(self, stream: Stream) -> None:
+        stream.local_open = False
+        if not stream.remote_open:
+            self._finish(stream)
 
     def _on_section(self, number: int, block: bytes, end: bool) -> None:
         stream = self.streams.get(number)
@@ -239,12 +250,13 @@ class ClientHttp2(Http2):
 
     def _apply(self, setting: int, value: int) -> None:
         if setting == Setting.MAX_CONCURRENT_STREAMS:
-            self._max_streams = value
+            if not self.going_away:
+                self._max_streams = value
         else:
             super()._apply(setting, value)
 
     def _on_settings(self, flags: int, number: int, payload: bytes) -> None:
-        if not (self.has_settings or flags & ACK):
+        if not (self.has_settings or self.going_away or flags & ACK):
             self._max_streams = MAX_STREAM  # no limit unless these SETTINGS name one
         super()._on_settings(flags, number, payload)
         if not (self.dead or flags & ACK):
@@ -254,14 +266,19 @@ class ClientHttp2(Http2):
         super()._on_goaway(number, payload)
         if self.dead:
             return
-        self.going_away = True
+        self._retire()
         last = int.from_bytes(payload[:4], "big") & MAX_STREAM
-        self._client.on_goaway()
         for stream in [stream for stream in self.streams.values() if stream.id > last]:
             # Never acted on, so as good as refused (RFC 9113 section 6.8).
             if self.streams.pop(stream.id, None) is not None:
                 self._drop(stream)
                 stream.on_reset(Code.REFUSED_STREAM)
+
+    def _retire(self) -> None:
+        """No more streams on this connection."""
+        self.going_away = True
+        self._max_streams = 0
+        self._client.on_goaway()
 
     def _may_enable_push(self, value: int) -> bool:
         return value == 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from agent.errors import Fault
 from agent.wire import frames
 from agent.wire.fields import Trailers
-from agent.wire.frames import DATA, HEADER, Code
+from agent.wire.frames import DATA, END_HEADERS, HEADER, HEADERS, Code
 
 if TYPE_CHECKING:
     from agent.wire.connection import Http2
@@ -123,9 +123,12 @@ class Stream:
     def send_head(self, block: bytes, end: bool) -> None:
         """Send a header section, interim or not."""
         machine = self._machine
-        if machine.table_update:
+        size = len(block)
+        if size > machine.max_frame or machine.table_update:
             block, machine.table_update = machine.table_update + block, b""
-        machine.write(frames.header_block(self.id, block, end=end, max_frame=machine.max_frame))
+            machine.write(frames.header_block(self.id, block, end=end, max_frame=machine.max_frame))
+        else:
+            machine.write(_pack(size >> 8, size & 0xFF, HEADERS, END_HEADERS | end, self.id) + block)
         if end:
             machine.end_local(self)
 
@@ -183,19 +186,24 @@ class Stream:
             self._tail = b""
         if was_blocked:
             return
-        self.pump()
+        self._flush()
         if self._held is not None:
             self.on_blocked()
 
     def pump(self) -> None:
-        """Send what the windows allow of what is held."""
+        """Windows have grown: send what they allow of what is held."""
+        if self._flush():
+            self.on_drained()
+
+    def _flush(self) -> bool:
+        """Send what the windows allow. Returns whether the owner may send more."""
         held, machine = self._held, self._machine
         assert held is not None
         while held:
             size = min(len(held[0]), self.send_window, machine.send_window, machine.max_frame)
             if size <= 0:
                 machine.waiting[self] = None
-                return
+                return False
             piece = held.popleft()
             if size < len(piece):
                 held.appendleft(piece[size:])
@@ -209,8 +217,9 @@ class Stream:
         self._held = self._tail = None
         machine.waiting.pop(self, None)
         if tail is None:
-            self.on_drained()
-        elif tail:
+            return True
+        if tail:
             self.send_head(tail, True)
         else:
             machine.end_local(self)
+        return False
