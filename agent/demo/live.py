@@ -98,13 +98,13 @@ class LiveView:
         heading.add_row(name, Text(clock, style="dim"))
         return [
             Text(opening(self._script), "dim", no_wrap=True, overflow="ellipsis"),
-            Text(),
             heading,
             Text(f"  {phase.text}", "italic", no_wrap=True, overflow="ellipsis"),
             Text(),
             *self._gauges(frame),
             self._now(frame),
             self._latencies(frame),
+            self._calls(frame),
             Text(),
             *self._chart(frame),
         ]
@@ -148,6 +148,18 @@ class LiveView:
             ("  phase  ", "bold"),
             f"answers take p50 {frame.p50}, p99 {frame.p99}",
             f"   refusals p50 {frame.refusal_p50}" if PHASES[frame.phase].gated else "",
+        )
+
+    def _calls(self, frame: Frame) -> Text:
+        calls = frame.calls
+        return Text.assemble(
+            ("  gRPC   ", "bold"),
+            (f"answered {calls.answered}", ANSWERED),
+            (f"   refused {calls.refused} (p50 {calls.refusal_p50})", REFUSED if calls.refused else "dim"),
+            (f"   late {calls.late}", FAILED if calls.late else "dim"),
+            (f"   failed {calls.failed}", FAILED) if calls.failed else ("   on the same port", "dim"),
+            no_wrap=True,
+            overflow="ellipsis",
         )
 
     def _chart(self, frame: Frame) -> list[Text]:

@@ -9,9 +9,11 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from typing import NamedTuple
 
 import uvloop
 
+from agent.demo.callers import Callers
 from agent.demo.children import Child, ChildError
 from agent.demo.story import NO_GATE, PHASES, Script
 from agent.demo.summary import Chapter
@@ -19,7 +21,7 @@ from agent.demo.view import PlainView, View
 from agent.demo.watch import Watch
 from loadgen.http_client import Address
 from loadgen.payload import Tensor, encode_request, infer_bodies, model_path
-from loadgen.record import Recorder, Result
+from loadgen.record import Result
 from loadgen.run import OpenLoop, Target, allow_many_connections
 from loadgen.schedule import Schedule
 from loadgen.units import NS_PER_S, format_duration, parse_duration
@@ -42,6 +44,13 @@ _SLOTS = (1, 256)
 _MAX_CAPACITY = 1000.0
 # A phase must be long against a caller's patience, else the flood without the gate is over before it shows.
 _SERVICES = 75
+
+
+class _Model(NamedTuple):
+    """Where the predictor listens for each protocol."""
+
+    http: Address
+    grpc: Address
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,29 +153,32 @@ async def _main(script: Script, view: View) -> int:
 
 async def _play(script: Script, view: View) -> None:
     async with AsyncExitStack() as stack:
-        predictor, predictor_address = await _start_predictor(script, stack)
-        agent, data, admin = await _start_agent(script, predictor_address, stack)
+        predictor, model = await _start_predictor(script, stack)
+        agent, data, admin = await _start_agent(script, model, stack)
+        callers = await _connect(Callers(script, data, _MODEL), stack)
         with view:
-            watch = Watch(script, admin, predictor_address, view.show)
+            watch = Watch(script, admin, model.http, view.show, callers.counts)
 
             def check() -> None:
                 predictor.check()
                 agent.check()
 
             gated, bare = script.schedules()
+            callers.start()
             through = await _load(script, watch, check, data, gated, 0)
+            await callers.finish()
             await watch.settle()
             rejected = watch.gate.rejected
-            straight = await _load(script, watch, check, predictor_address, bare, NO_GATE)
-    recorders = [*through.steps, *straight.steps]
-    view.finish(_chapters(script, recorders, watch), rejected)
+            straight = await _load(script, watch, check, model.http, bare, NO_GATE)
+    accounts = zip(PHASES, script.steps, [*through.steps, *straight.steps], callers.recorders, strict=True)
+    view.finish([Chapter(*account, *watch.means(number)) for number, account in enumerate(accounts)], rejected)
 
 
-def _chapters(script: Script, recorders: list[Recorder], watch: Watch) -> list[Chapter]:
-    return [
-        Chapter(phase, step, recorder, *watch.means(number))
-        for number, (phase, step, recorder) in enumerate(zip(PHASES, script.steps, recorders, strict=True))
-    ]
+async def _connect(callers: Callers, stack: AsyncExitStack) -> Callers:
+    try:
+        return await stack.enter_async_context(callers)
+    except ConnectionError as error:
+        raise ChildError(f"{error}") from error
 
 
 async def _load(
@@ -199,18 +211,22 @@ async def _load(
     return result
 
 
-async def _start_predictor(script: Script, stack: AsyncExitStack) -> tuple[Child, Address]:
-    command = [sys.executable, "-m", "agent.demo.predictor", "--port", "0", "--model", _MODEL]
+async def _start_predictor(script: Script, stack: AsyncExitStack) -> tuple[Child, _Model]:
+    command = [sys.executable, "-m", "agent.demo.predictor", "--port", "0", "--grpc-port", "0", "--model", _MODEL]
     command += ["--slots", f"{script.slots}", "--service-time", f"{script.service_s * 1000:g}ms"]
     command += ["--cv", f"{_SPREAD}", "--seed", f"{script.seed}"]
     predictor = await Child.start("the predictor", command)
     stack.push_async_callback(predictor.stop)
-    return predictor, ("127.0.0.1", _port(predictor.listening.get("port")))
+    http, grpc = (("127.0.0.1", _port(predictor.listening.get(name))) for name in ("port", "grpc_port"))
+    return predictor, _Model(http, grpc)
 
 
-async def _start_agent(script: Script, predictor: Address, stack: AsyncExitStack) -> tuple[Child, Address, Address]:
+async def _start_agent(script: Script, model: _Model, stack: AsyncExitStack) -> tuple[Child, Address, Address]:
     command = [sys.executable, "-m", "agent", "serve"]
-    command += ["--route", f"127.0.0.1:0=http://{predictor[0]}:{predictor[1]}", "--admin", "127.0.0.1:0"]
+    upstreams = ",".join(
+        f"{scheme}://{host}:{port}" for scheme, (host, port) in (("http", model.http), ("h2c", model.grpc))
+    )
+    command += ["--route", f"127.0.0.1:0={upstreams}", "--admin", "127.0.0.1:0"]
     command += ["--limit", f"{script.slots}", "--queue", f"{script.queue}"]
     command += ["--deadline", f"{script.patience_s:g}s", "--access-log", "off"]
     command += ["--drain-delay", "0s", "--drain-timeout", "1s"]

@@ -1,118 +1,46 @@
-"""A synthetic predictor over HTTP: `python -m agent.demo.predictor --port 0 --slots 4 --service-time 50ms`.
+"""A synthetic predictor: `python -m agent.demo.predictor --port 0 --grpc-port 0 --slots 4 --service-time 50ms`.
 
 It fails the way real model servers do under overload: N requests execute at once, every further one waits inside
 without bound, and a caller that leaves saves nothing, because the model computes its answer all the same. Once it
-listens it prints one JSON line with its port.
+listens it prints one JSON line with its ports.
 
 V2: /v2, /v2/health/{live,ready}, /v2/models/M (metadata), .../ready, .../infer, each with or without /versions/V.
 V1: /v1/models, /v1/models/M, /v1/models/M:predict. Its own: /stats with `executing`, `waiting`, `peak_executing`,
-`served` and `failed`. The answer to an inference is the sum of its numbers, so a mixed-up answer is seen.
+`served` and `failed`. The answer to an inference is the sum of its numbers, so a mixed-up answer is seen. With
+--grpc-port also the gRPC of V2, on the same slots: see grpc_predictor.
 """
 
 import argparse
 import asyncio
 import json
 import math
-import random
 import signal
 import sys
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
 from typing import NoReturn
 
 import uvloop
 from aiohttp import web
 
+from agent.demo.executor import Behaviour, Executor
 from loadgen.units import parse_duration
 
 _MAX_BODY = 256 * 1024 * 1024
-# A slot that is freed late, since timers round up to a millisecond, hands the lateness to its next request as a shorter
-# wait, so that capacity stays slots / service time. Beyond this the process was stopped, and then time is lost.
-_CATCH_UP_S = 0.01
 # aiohttp reads 0 as "wait for ever".
 _SHUTDOWN_S = 0.1
 _PADDING_OUTPUT = {"name": "padding", "datatype": "BYTES", "shape": [1], "data": [""]}
 
 
-@dataclass(frozen=True, slots=True)
-class Behaviour:
-    """How the model behaves; equal values give equal behaviour.
-
-    Service times are lognormal with mean `service_s` and coefficient of variation `cv` (0 = constant). `fail_share`
-    (0..1) of the executions end in a 500. Answers are padded to at least `response_bytes`.
-    """
-
-    slots: int = 4
-    service_s: float = 0.05
-    cv: float = 0.0
-    fail_share: float = 0.0
-    response_bytes: int = 0
-    seed: int = 0
-
-
-class Executor:
-    """The slots: at most `behaviour.slots` executions at once, the rest first come, first served.
-
-    The n-th execution to start always has the n-th service time and fate drawn from the seed.
-    """
-
-    def __init__(self, behaviour: Behaviour, loop: asyncio.AbstractEventLoop) -> None:
-        self.executing = 0
-        self.peak_executing = 0
-        self.served = 0
-        self.failed = 0
-        self._loop = loop
-        self._slots = behaviour.slots
-        self._fail_share = behaviour.fail_share
-        self._cv = behaviour.cv
-        self._service_s = behaviour.service_s
-        self._source = random.Random(behaviour.seed)
-        self._waiting: deque[asyncio.Future[bool]] = deque()
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for a slot."""
-        return len(self._waiting)
-
-    async def execute(self) -> bool:
-        """Wait for a slot and hold it for one service time; whether the model succeeded."""
-        future: asyncio.Future[bool] = self._loop.create_future()
-        self._waiting.append(future)
-        if self.executing < self._slots:
-            self._start(self._loop.time())
-        return await future
-
-    def draw(self) -> tuple[float, bool]:
-        """The service time in seconds and the success of the next execution."""
-        succeeds = self._source.random() >= self._fail_share
-        if not self._cv:
-            return self._service_s, succeeds
-        variance = math.log1p(self._cv**2)
-        return self._service_s * self._source.lognormvariate(-variance / 2, math.sqrt(variance)), succeeds
-
-    def _start(self, start: float) -> None:
-        future = self._waiting.popleft()
-        service_s, succeeds = self.draw()
-        self.executing += 1
-        self.peak_executing = max(self.peak_executing, self.executing)
-        self._loop.call_at(start + service_s, self._end, start + service_s, future, succeeds)
-
-    def _end(self, planned: float, future: "asyncio.Future[bool]", succeeds: bool) -> None:
-        self.executing -= 1
-        self.served += succeeds
-        self.failed += not succeeds
-        if not future.done():
-            future.set_result(succeeds)
-        if self._waiting:
-            self._start(max(planned, self._loop.time() - _CATCH_UP_S))
+class ListenError(Exception):
+    """A port cannot be had; the text names it."""
 
 
 class Predictor:
-    """The HTTP face of one model."""
+    """The HTTP face of one model, on slots that it may share with other faces."""
 
-    def __init__(self, model: str, behaviour: Behaviour) -> None:
-        self.executor = Executor(behaviour, asyncio.get_running_loop())
+    def __init__(self, model: str, behaviour: Behaviour, executor: Executor) -> None:
+        self.executor = executor
         self._model = model
         self._response_bytes = behaviour.response_bytes
 
@@ -229,21 +157,39 @@ def _refusal(kind: type[web.HTTPException], text: str) -> web.HTTPException:
     return kind(text=json.dumps({"error": text}), content_type="application/json")
 
 
-async def serve(host: str, port: int, model: str, behaviour: Behaviour) -> None:
-    """Serve until SIGTERM or SIGINT, then stop at once. Raises OSError when the port cannot be had."""
+async def serve(host: str, port: int, grpc_port: int | None, model: str, behaviour: Behaviour) -> None:
+    """Serve until SIGTERM or SIGINT, then stop at once; no gRPC without `grpc_port`. Raises ListenError."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(Predictor(model, behaviour).application(), access_log=None, shutdown_timeout=_SHUTDOWN_S)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port, backlog=4096)
-        await site.start()
-        print(json.dumps({"event": "listening", "host": host, "port": runner.addresses[0][1]}), flush=True)
+    executor = Executor(behaviour, loop)
+    async with AsyncExitStack() as stack:
+        http_port = await _start_http(host, port, Predictor(model, behaviour, executor), stack)
+        listening = {"event": "listening", "host": host, "port": http_port}
+        if grpc_port is not None:
+            # Here, as it takes 60 ms and 11 MB that most runs save.
+            from agent.demo.grpc_predictor import GrpcPredictor, start  # noqa: PLC0415
+
+            try:
+                server, listening["grpc_port"] = await start(host, grpc_port, GrpcPredictor(model, behaviour, executor))
+            except RuntimeError as error:
+                raise ListenError(f"{host}:{grpc_port} for gRPC") from error
+            stack.push_async_callback(server.stop, None)
+        print(json.dumps(listening), flush=True)
         await stop.wait()
-    finally:
-        await runner.cleanup()
+
+
+async def _start_http(host: str, port: int, predictor: Predictor, stack: AsyncExitStack) -> int:
+    runner = web.AppRunner(predictor.application(), access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    try:
+        await web.TCPSite(runner, host, port, backlog=4096).start()
+    except OSError as error:
+        raise ListenError(f"{host}:{port}: {error.strerror}") from error
+    taken: int = runner.addresses[0][1]
+    return taken
 
 
 class _Parser(argparse.ArgumentParser):
@@ -256,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="python -m agent.demo.predictor", description="A synthetic V1 and V2 predictor.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=_within(int, 0, 65535), default=0, metavar="N", help="0 to 65535; 0: any free")
+    parser.add_argument("--grpc-port", type=_within(int, 0, 65535), metavar="N", help="the same for gRPC (default off)")
     parser.add_argument("--model", default="synthetic", metavar="NAME")
     parser.add_argument(
         "--slots", type=_within(int, 1, 100_000), default=4, metavar="N", help="how many execute at once"
@@ -265,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--cv", type=_within(float, 0, 10), default=0.0, metavar="X", help="spread of service times")
     parser.add_argument(
-        "--fail-share", type=_within(float, 0, 1), default=0.0, metavar="X", help="share of 500 answers"
+        "--fail-share", type=_within(float, 0, 1), default=0.0, metavar="X", help="share of failed executions"
     )
     parser.add_argument("--response-bytes", type=_within(int, 0, _MAX_BODY), default=0, metavar="N", help="pad answers")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
@@ -279,9 +226,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=given.seed,
     )
     try:
-        uvloop.run(serve(given.host, given.port, given.model, behaviour))
-    except OSError as error:
-        print(f"cannot listen on {given.host}:{given.port}: {error.strerror}", file=sys.stderr)
+        uvloop.run(serve(given.host, given.port, given.grpc_port, given.model, behaviour))
+    except ListenError as error:
+        print(f"cannot listen on {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -12,6 +12,9 @@ from loadgen.units import NS_PER_S, format_duration, format_latency, format_rate
 # two rounds deep, and short enough for the flood without the gate to show its effect within seconds.
 PATIENCE = 10
 QUEUE_ROUNDS = 2
+# gRPC calls are there to be seen, not to be the load: this many a second, or a sixteenth of what the model can do.
+_CALLS_RATE = 20.0
+_CALLS_SHARE = 1 / 16
 
 
 class Phase(NamedTuple):
@@ -65,6 +68,11 @@ class Script:
         return PATIENCE * self.service_s
 
     @property
+    def calls_rate(self) -> float:
+        """gRPC calls per second while the gate is in the way, besides the phases' load."""
+        return min(_CALLS_RATE, self.capacity * _CALLS_SHARE)
+
+    @property
     def steps(self) -> tuple[Step, ...]:
         """One per phase."""
         unit_s = self.duration_s / sum(phase.weight for phase in PHASES)
@@ -111,6 +119,16 @@ class Rates(NamedTuple):
     gave_up: float = 0.0
 
 
+class Calls(NamedTuple):
+    """How gRPC calls have ended until now: `late` ones at their deadline, `failed` ones in any other way."""
+
+    answered: int = 0
+    refused: int = 0
+    late: int = 0
+    failed: int = 0
+    refusal_p50: str = "-"
+
+
 class Column(NamedTuple):
     """A slice of time: how many requests were due in it, how those ended until now, the slowest answer among them."""
 
@@ -138,6 +156,18 @@ class Frame(NamedTuple):
     p99: str
     refusal_p50: str
     columns: tuple[Column, ...]
+    calls: Calls = Calls()
+
+
+def calls_of(recorder: Recorder) -> Calls:
+    """The account of gRPC calls as a view shows it."""
+    return Calls(
+        answered=recorder.count_of(Outcome.OK),
+        refused=recorder.count_of(Outcome.SHED),
+        late=recorder.count_of(Outcome.TIMEOUT),
+        failed=recorder.count_of(Outcome.ERROR),
+        refusal_p50=cell(recorder, Outcome.SHED, 0.5),
+    )
 
 
 def cell(recorder: Recorder, outcome: Outcome, quantile: float) -> str:

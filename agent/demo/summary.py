@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agent.demo.story import FLOOD, NO_GATE, Phase, Script, cell
-from loadgen.record import Outcome, Recorder
+from agent.demo.story import FLOOD, NO_GATE, Phase, Script, calls_of, cell
+from loadgen.record import Outcome, Recorder, merged
 from loadgen.schedule import Step
 from loadgen.units import format_duration, format_rate
 
@@ -18,11 +18,13 @@ NEXT_STEPS = (
 
 
 class Chapter(NamedTuple):
-    """A phase that is over: the load's account of it, and the mean numbers in the gate from its integral counters."""
+    """A phase that is over: the account of the load and of the gRPC calls besides, and the mean numbers in the gate
+    from its integral counters, which count both."""
 
     phase: Phase
     step: Step
     recorder: Recorder
+    calls: Recorder
     executing: float
     queued: float
 
@@ -59,8 +61,9 @@ def summary_rows(chapters: Sequence[Chapter]) -> list[tuple[str, ...]]:
 def conclusions(script: Script, chapters: Sequence[Chapter], rejected: float) -> list[str]:
     """What was seen, in numbers of this run; `rejected` is the agent's own count of refusals."""
     flood, bare = chapters[FLOOD], chapters[NO_GATE]
-    goodput = flood.recorder.count_of(Outcome.OK) / flood.step.duration_s
-    refused = sum(chapter.recorder.count_of(Outcome.SHED) for chapter in chapters)
+    goodput = (flood.recorder.count_of(Outcome.OK) + flood.calls.count_of(Outcome.OK)) / flood.step.duration_s
+    calls = calls_of(merged(chapter.calls for chapter in chapters))
+    refused = sum(chapter.recorder.count_of(Outcome.SHED) for chapter in chapters) + calls.refused
     errors = sum(chapter.recorder.count_of(Outcome.ERROR) for chapter in chapters)
     refusal = cell(flood.recorder, Outcome.SHED, 0.5)
     in_time = [_percent(chapter.recorder.count_of(Outcome.OK), chapter.recorder.count) for chapter in (flood, bare)]
@@ -73,6 +76,11 @@ def conclusions(script: Script, chapters: Sequence[Chapter], rejected: float) ->
         (
             f"Without it, {in_time[1]} of the very same requests were answered before their callers gave up, after "
             f"{patience}, against {in_time[0]} with it. The model worked as hard, on answers nobody waited for."
+        ),
+        (
+            f"gRPC calls on the same port, {script.calls_rate:g}/s: {calls.answered} answered, "
+            f"{calls.refused} refused (UNAVAILABLE{f', typically in {calls.refusal_p50}' if calls.refused else ''}), "
+            f"{calls.late} late{f', {calls.failed} failed' if calls.failed else ''}."
         ),
         (
             f"Autoscalers read the true demand from /metrics: executing and queued apart, and {rejected:.0f} refusals "

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.demo.story import NO_GATE, Column, Frame, Gate, Model, Rates, Script, cell
+from agent.demo.story import NO_GATE, Calls, Column, Frame, Gate, Model, Rates, Script, cell
 from loadgen.http_client import Address, fetch
 from loadgen.payload import encode_request
 from loadgen.record import Outcome, Sample
@@ -40,14 +40,25 @@ class _Mark(NamedTuple):
 
 
 class Watch:
-    """The demo's memory. `admin` and `predictor` are the addresses to ask; `show` gets a frame every 125 ms."""
+    """The demo's memory. `admin` and `predictor` are the addresses to ask; `show` gets a frame every 125 ms.
 
-    def __init__(self, script: Script, admin: Address, predictor: Address, show: Callable[[Frame], None]) -> None:
+    `calls` tells how the gRPC calls have ended so far.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        admin: Address,
+        predictor: Address,
+        show: Callable[[Frame], None],
+        calls: Callable[[], Calls],
+    ) -> None:
         self.gate = Gate()
         self._script = script
         self._admin = admin
         self._predictor = predictor
         self._show = show
+        self._calls = calls
         self._model = Model()
         self._column_ns = script.duration_s * NS_PER_S / COLUMNS
         gated, bare = script.schedules()
@@ -139,6 +150,7 @@ class Watch:
             p99=cell(recorder, Outcome.OK, 0.99),
             refusal_p50=cell(recorder, Outcome.SHED, 0.5),
             columns=self._columns(elapsed_s),
+            calls=self._calls(),
         )
 
     def _columns(self, elapsed_s: float) -> tuple[Column, ...]:

@@ -20,6 +20,9 @@ LARGE_READ = 256 * 1024
 # Above this many unsent bytes the other side is paused; Envoy's default for a connection is 1 MiB, HAProxy's 16 KiB.
 HIGH_WATER = 256 * 1024
 
+# From this size on, pieces go to the kernel as they are (writev); joining them would copy a megabyte for nothing.
+_GATHER_ABOVE = 8 * 1024
+
 # Why reading is paused; each reason is set and cleared on its own.
 PAUSE_QUEUED, PAUSE_PEER, PAUSE_PIPELINE = 1, 2, 4
 PAUSE_ALL = PAUSE_QUEUED | PAUSE_PEER | PAUSE_PIPELINE
@@ -98,8 +101,10 @@ class Connection(asyncio.BufferedProtocol):
         if transport is not None:
             if len(out) == 1:
                 transport.write(out[0])
-            else:
+            elif max(map(len, out)) < _GATHER_ABOVE:
                 transport.write(b"".join(out))
+            else:
+                transport.writelines(out)
 
     def expect_bulk(self, *, bulk: bool) -> None:
         """Choose the size of reads: large once bytes can be passed on at once."""

@@ -108,6 +108,11 @@ class Exchange(Record):
         return self._phase is ENDED
 
     @property
+    def waits(self) -> bool:
+        """Whether it has no slot yet."""
+        return self._phase is QUEUED or self._phase is NAMING
+
+    @property
     def is_unnamed(self) -> bool:
         """Whether the message that names its model is still to come."""
         return self._phase is NAMING
@@ -276,7 +281,7 @@ class Exchange(Record):
         self._phase = RELAYING
         self._up = up
         head, down, upload = self._head, self._down, self._upload
-        up.begin(self, head, upload.is_empty, now - self.began)
+        up.begin(self, head, not upload.size and upload.is_empty, now - self.began)
         if upload.size or upload.complete:
             upload.send_held(up)
         if down is not None and not upload.complete:
@@ -300,7 +305,7 @@ class Exchange(Record):
 
     def on_interim(self, head: ResponseHead) -> None:
         """A 1xx answer."""
-        if head.status != 100 and self._down is not None:
+        if self._down is not None:
             self._down.send_interim(head)
 
     def on_response(self, head: ResponseHead, end: bool) -> None:

@@ -227,8 +227,8 @@ class Http1Downstream(Connection):
         self.write(replies.CONTINUE)
 
     def send_interim(self, head: ResponseHead) -> None:
-        """Pass on a 1xx answer; HTTP/1.0 knows none."""
-        if self._head.minor:
+        """Pass on a 1xx answer; HTTP/1.0 knows none, and 100 is ours to send (DECISIONS 7)."""
+        if self._head.minor and head.status != 100:
             self.write(head.serialize(chunked=False, close=False))
 
     def start(self, head: ResponseHead, end: bool) -> None:

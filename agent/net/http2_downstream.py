@@ -232,7 +232,7 @@ class Http2Downstream(Connection):
     def fail(self) -> None:
         exchanges = [stream.exchange for stream in self.streams if stream.exchange is not None]
         self.abort()
-        for exchange in exchanges:
+        for exchange in sorted(exchanges, key=lambda exchange: not exchange.waits):
             exchange.abandon()
 
     def abort(self) -> None:
@@ -313,7 +313,12 @@ class Http2Downstream(Connection):
     # Inside
 
     def _leave(self) -> None:
-        for stream in self.streams:
+        streams = self.streams
+        # First those that wait: else the slots of the others would go to them, and the predictor would see them.
+        for stream in streams:
+            if stream.exchange is not None and stream.exchange.waits:
+                stream.leave()
+        for stream in streams:
             stream.leave()
 
     def _close_when_done(self) -> None:

@@ -45,7 +45,8 @@ class AccessLog:
 
     def ended(self, record: Record) -> None:
         """Log one exchange if the mode asks for it."""
-        failed = record.outcome is not SERVED or record.status >= 500 or record.grpc_status in _FAILURES
+        grpc_status = record.grpc_status
+        failed = record.outcome is not SERVED or record.status >= 500 or (grpc_status > 1 and grpc_status in _FAILURES)
         if self._mode is ALL or (failed and self._may_log(record.ended)):
             self._log(self._line(record))
 

@@ -18,8 +18,8 @@ END_HEADERS = 0x4
 PADDED = 0x8
 HAS_PRIORITY = 0x20
 
-# Length as 16 and 8 bits, type, flags, stream.
-HEADER = Struct(">HBBBI")
+# Length and type as one number, flags, stream.
+HEADER = Struct(">IBI")
 _PAIR = Struct(">HI")
 _LONG = Struct(">I")
 _GOAWAY = Struct(">II")
@@ -58,7 +58,7 @@ class Code(IntEnum):
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """One whole frame."""
     size = len(payload)
-    return HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
+    return HEADER.pack(size << 8 | kind, flags, stream) + payload
 
 
 def settings(pairs: Iterable[tuple[int, int]]) -> bytes:
@@ -81,7 +81,7 @@ def rst_stream(stream: int, code: int) -> bytes:
 
 def window_update(stream: int, size: int) -> bytes:
     """A WINDOW_UPDATE frame; stream 0 is the connection."""
-    return HEADER.pack(0, 4, WINDOW_UPDATE, 0, stream) + _LONG.pack(size)
+    return HEADER.pack(4 << 8 | WINDOW_UPDATE, 0, stream) + _LONG.pack(size)
 
 
 def goaway(last: int, code: int) -> bytes:
@@ -94,7 +94,7 @@ def header_block(stream: int, block: bytes, *, end: bool, max_frame: int) -> byt
     size = len(block)
     if size <= max_frame:
         flags = END_HEADERS | END_STREAM if end else END_HEADERS
-        return HEADER.pack(size >> 8, size & 0xFF, HEADERS, flags, stream) + block
+        return HEADER.pack(size << 8 | HEADERS, flags, stream) + block
     pieces = [block[at : at + max_frame] for at in range(0, size, max_frame)]
     frames = [frame(HEADERS, END_STREAM if end else 0, stream, pieces[0])]
     frames += [frame(CONTINUATION, 0, stream, piece) for piece in pieces[1:-1]]

@@ -28,15 +28,9 @@ class ServerStream(Stream):
 
 
 class ClientStream(Stream):
-    """A stream that we open with `ClientHttp2.open`. `bodyless` says that the answer has no body, as to HEAD."""
+    """A stream that we open with `ClientHttp2.open`."""
 
-    __slots__ = ("bodyless", "interim")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bodyless = False
-        self.interim = 0
-        self._length = 0  # no body is due before the head
+    __slots__ = ()
 
     def on_interim(self, head: Http2Response) -> None:
         """A 1xx answer."""
@@ -66,13 +60,13 @@ class ClientSink(Sink, Protocol):
         """No more streams on this connection."""
 
 
-class ServerHttp2(Http2):
+class ServerHttp2(Http2[ServerStream]):
     """The server's side. The client's preface has been taken off; what follows it is fed.
 
     `closing` says that streams which come from now on are ignored.
     """
 
-    __slots__ = ("_server", "closing")
+    __slots__ = ("_first_window", "_server", "closing")
 
     _BROKEN = Outcome.BAD_REQUEST
 
@@ -80,6 +74,8 @@ class ServerHttp2(Http2):
         super().__init__(sink, limits, bounds)
         self._server = sink
         self.closing = False
+        # RFC 9113 section 6.9.2: what the client sends before it has seen our SETTINGS has the default window.
+        self._first_window = max(bounds.stream_window, DEFAULT_WINDOW)
         settings = {
             Setting.MAX_CONCURRENT_STREAMS: bounds.streams,
             Setting.INITIAL_WINDOW_SIZE: bounds.stream_window,
@@ -100,7 +96,7 @@ class ServerHttp2(Http2):
             self.closing = True
             self.write(frames.goaway(self._acted, Code.NO_ERROR))
 
-    def end_local(self, stream: Stream) -> None:
+    def end_local(self, stream: ServerStream) -> None:
         stream.local_open = False
         if stream.remote_open:
             # The answer is complete and the rest of the request is of no use (RFC 9113 section 8.1).
@@ -137,8 +133,7 @@ class ServerHttp2(Http2):
             self._refuse(number, Code.PROTOCOL_ERROR)
         else:
             new = self._server.open_stream()
-            # RFC 9113 section 6.9.2: what the client sends before it has seen our SETTINGS has the default window.
-            self._add(new, number, max(self._bounds.stream_window, DEFAULT_WINDOW))
+            self._add(new, number, self._first_window)
             new.answered = True
             new._length = length
             new.remote_open = not end
@@ -159,7 +154,7 @@ class ServerHttp2(Http2):
         return value in {0, 1}
 
 
-class ClientHttp2(Http2):
+class ClientHttp2(Http2[ClientStream]):
     """The client's side."""
 
     __slots__ = ("_client", "_max_streams", "_next", "going_away")
@@ -196,20 +191,20 @@ class ClientHttp2(Http2):
         number = self._next
         self._next = self._last = number
         self._next += 2
-        if self._next > MAX_STREAM:
-            self._retire()
         self._add(stream, number, self._bounds.stream_window)
         stream.target = self._bounds.stream_window
         stream.send_head(block, end)
+        if self._next > MAX_STREAM:
+            self._retire()
 
-    def end_local(self, stream: Stream) -> None:
+    def end_local(self, stream: ClientStream) -> None:
         stream.local_open = False
         if not stream.remote_open:
             self._finish(stream)
 
     def _on_section(self, number: int, block: bytes, end: bool) -> None:
         stream = self.streams.get(number)
-        if not isinstance(stream, ClientStream):
+        if stream is None:
             self._sections.skip(block)
             self._on_stray(number, None)
         elif stream.answered:

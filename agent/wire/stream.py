@@ -8,7 +8,7 @@ may send is up to the owner (`window`, `target`, `withhold`, `credit`). The wind
 """
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.errors import Fault
 from agent.wire import frames
@@ -64,7 +64,9 @@ class Stream:
         "_machine",
         "_tail",
         "answered",
+        "bodyless",
         "id",
+        "interim",
         "local_open",
         "remote_open",
         "send_window",
@@ -74,16 +76,18 @@ class Stream:
     )
 
     def __init__(self) -> None:
-        self._machine: Http2
+        self._machine: Http2[Any]
         self.id = 0
         self.answered = False
+        self.bodyless = False
+        self.interim = 0
         self.send_window = 0
         self.window = 0
         self.target = 0
         self.withhold = 0
         self.local_open = True
         self.remote_open = True
-        self._length = -1
+        self._length = 0  # no body is due before the head that it belongs to
         self._held: deque[bytes] | None = None
         self._tail: bytes | None = None
 
@@ -128,7 +132,7 @@ class Stream:
             block, machine.table_update = machine.table_update + block, b""
             machine.write(frames.header_block(self.id, block, end=end, max_frame=machine.max_frame))
         else:
-            machine.write(_pack(size >> 8, size & 0xFF, HEADERS, END_HEADERS | end, self.id) + block)
+            machine.write(_pack(size << 8 | HEADERS, END_HEADERS | end, self.id) + block)
         if end:
             machine.end_local(self)
 
@@ -146,9 +150,9 @@ class Stream:
         machine.send_window -= size
         machine.budget += EARNS_SENT
         if size < _JOIN_BELOW:
-            machine.write(_pack(size >> 8, size & 0xFF, DATA, end, self.id) + data)
+            machine.write(_pack(size << 8 | DATA, end, self.id) + data)
         else:
-            machine.write(_pack(size >> 8, size & 0xFF, DATA, end, self.id))
+            machine.write(_pack(size << 8 | DATA, end, self.id))
             machine.write(data)
         if end:
             machine.end_local(self)
@@ -211,7 +215,7 @@ class Stream:
             self.send_window -= size
             machine.send_window -= size
             machine.budget += EARNS_SENT
-            machine.write(_pack(size >> 8, size & 0xFF, DATA, not held and self._tail == b"", self.id))
+            machine.write(_pack(size << 8 | DATA, not held and self._tail == b"", self.id))
             machine.write(piece)
         tail = self._tail
         self._held = self._tail = None

@@ -179,7 +179,10 @@ class _Theirs(Peer):
             size = min(len(held), self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size)
             if size <= 0:
                 return
-            self.h2.send_data(number, bytes(held[:size]))
+            padding = None
+            if number & 2 and size > 100:
+                padding, size = 30, size - 31
+            self.h2.send_data(number, bytes(held[:size]), pad_length=padding)
             del held[:size]
         if number in self.endings:
             if self.endings[number]:
@@ -189,7 +192,7 @@ class _Theirs(Peer):
             self._close(number)
 
     def respond(self, number: int) -> None:
-        if number not in self.closed:
+        if number not in self.closed and number not in self.held:
             self.h2.send_headers(number, [(b":status", b"200")])
             self.held[number] = bytearray()
 

@@ -8,7 +8,7 @@ import pytest
 from agent.errors import Fault, Outcome
 from agent.wire.fields import Http2Request, read_request, read_response, read_trailers, size_of
 from agent.wire.fields import _known as known_fields
-from agent.wire.head import NO_STATUS
+from agent.wire.head import NO_STATUS, RequestHead, ResponseHead
 from agent.wire.message import Limits
 from tests.wire.frames_by_hand import Pair, never, pseudo
 
@@ -198,6 +198,11 @@ def test_what_is_understood_of_a_request() -> None:
 )
 def test_grpc_is_known_by_its_content_type(value: bytes, expected: bool) -> None:
     assert read_request([*BASE, (b"content-type", value)], LIMITS)[0].grpc == expected
+
+
+def test_other_heads_are_no_calls() -> None:
+    assert (RequestHead().grpc, RequestHead().model_id, RequestHead().timeout) == (False, "", None)
+    assert ResponseHead().grpc_status == NO_STATUS
 
 
 def test_bounds() -> None:

@@ -203,7 +203,7 @@ def test_a_bomb_is_not_inflated_and_other_codings_are_not_read() -> None:
     squeeze = zlib.compressobj()
     bomb = squeeze.compress(bytes(10**7)) + squeeze.flush()
     assert model_name(message(bomb, compressed=True), whole=False) == ""
-    for packed in (b"\xff\x06\x00\x00sNaPpY", b"resnet", b"\x28\xb5\x2f\xfd1234"):
+    for packed in (b"\xff\x06\x00\x00sNaPpY", NAME, b"\x28\xb5\x2f\xfd1234"):
         assert model_name(message(packed, compressed=True), whole=True) == ""
 
 
@@ -213,7 +213,9 @@ def test_no_more_than_the_first_kibibyte_is_waited_for() -> None:
         assert model_name(data, whole=False) == found
     assert model_name(message(TENSORS[:1023], length=10**6), whole=False) is None
     assert model_name(message(TENSORS[:1024], length=10**6), whole=False) == ""
-    assert model_name(message(NAME, length=2**32 - 1), whole=False) == "resnet"
+    for length in (2**32 - 1, 2**24):
+        assert model_name(message(NAME, length=length), whole=False) == "resnet"
+        assert model_name(message(OTHERS + NAME, length=length), whole=False) == "resnet"
 
 
 def test_a_name_does_not_reach_into_the_next_message() -> None:
@@ -267,3 +269,11 @@ def test_the_largest_message_costs_nothing_to_count() -> None:
     assert counter.feed(b"\0\xff\xff\xff\xff" + bytes(1000)) == 0
     assert counter.feed(bytes(10**6)) == 0
     assert counter.count == 0
+
+
+def test_all_four_bytes_of_a_length_count() -> None:
+    for length in (1 << 24, 1 << 16, 1 << 8, 1):
+        counter = MessageCounter()
+        assert counter.feed(b"\0" + length.to_bytes(4, "big")) == 0
+        assert counter.feed(bytes(length - 1)) == 0
+        assert counter.feed(b"x") == 1

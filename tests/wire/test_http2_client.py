@@ -260,6 +260,26 @@ def test_an_answer_may_come_before_the_request_has_ended() -> None:
     assert owner.gone == [1]
 
 
+def test_the_end_of_a_request_that_has_been_answered_ends_its_stream() -> None:
+    owner = Client()
+    stream = owner.open()
+    owner.feed(answered(200, end=True))
+    assert owner.gone == []
+    stream.send_data(b"", True)
+    assert owner.gone == [1]
+    assert not owner.machine.streams
+
+
+def test_answers_that_nobody_wants_still_fill_the_table() -> None:
+    owner = client()
+    for number in (RESET, LEFT, DONE):
+        entry = by_hand.indexing(b"x-of", b"%d" % number)
+        owner.feed(by_hand.headers(number, by_hand.response() + entry, end=True))
+        owner.feed(by_hand.headers(ASKED, by_hand.response(100) + by_hand.reference(62)))
+    owner.feed(by_hand.headers(ASKED, by_hand.response() + by_hand.reference(64) + by_hand.reference(62), end=True))
+    assert owner.heads[ASKED].fields == [(b"x-of", b"%d" % RESET), (b"x-of", b"%d" % DONE)]
+
+
 def test_a_section_too_large_is_the_streams_trouble_and_one_far_beyond_the_connections() -> None:
     limits = Limits(head=4000)
     for size, expected in [(1500, ok(told(200), END)), (5000, MALFORMED), (9000, broken(COMPRESSION_ERROR))]:
@@ -310,10 +330,13 @@ def test_room_follows_the_servers_settings() -> None:
 
 def test_stream_numbers_end() -> None:
     owner = Client()
-    owner.machine._next = MAX_31
-    stream = owner.open(end=True)
-    assert stream.id == MAX_31
+    owner.machine._next = MAX_31 - 2
+    assert owner.open(end=True).id == MAX_31 - 2
+    assert owner.machine.room > 0
+    assert owner.leaving == 0
+    assert owner.open(end=True).id == MAX_31
     assert owner.machine.room == 0
+    assert owner.leaving == 1
 
 
 def test_goaway_gives_back_the_streams_that_were_not_acted_on() -> None:

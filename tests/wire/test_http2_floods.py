@@ -253,6 +253,15 @@ def test_many_uploads_at_once_with_bandwidth_probes() -> None:
     assert not owner.machine.dead
 
 
+def test_the_budget_may_be_spent_to_the_last() -> None:
+    owner = Server(bounds=Bounds(budget=10))
+    owner.feed(by_hand.ping() * owner.machine.budget)
+    assert owner.machine.budget == 0
+    assert not owner.machine.dead
+    owner.feed(by_hand.ping())
+    assert owner.machine.dead
+
+
 def test_time_refills_the_budget_up_to_its_bound() -> None:
     owner = Server(bounds=Bounds(budget=100, refill_per_s=10))
     machine = owner.machine

@@ -3,15 +3,20 @@
 import random
 from typing import ClassVar
 
+import h2.config
+import h2.connection
+import h2.events
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from tests.wire import frames_by_hand as by_hand
 from tests.wire.peers import OurClient, OurServer, Peer, TheirClient, TheirServer
 
 indexes = st.integers(0, 30)
 sizes = st.sampled_from([0, 1, 100, 16_384, 16_385, 40_000, 90_000])
+OF_A_SERVER = h2.config.H2Configuration(client_side=False, header_encoding=None)
 RUNS = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
@@ -242,3 +247,33 @@ def test_goaway_in_the_middle_leaves_every_stream_served_or_given_back() -> None
         assert set(client.ended) == set(numbers)
         assert client.is_quiet()
         assert server.is_quiet()
+
+
+LARGE = [(b"x-large-%d" % count, b"v" * 9_000) for count in range(4)]
+
+
+def test_sections_in_many_frames_are_read_by_the_other_side() -> None:
+    asking, asked = OurClient(), h2.connection.H2Connection(OF_A_SERVER)
+    asked.initiate_connection()
+    stream = asking.owner.open(b"/large")
+    stream.send_trailers(by_hand.block(LARGE))
+    events = asked.receive_data(asking.out())
+    trailers = next(event for event in events if isinstance(event, h2.events.TrailersReceived))
+    assert [tuple(field) for field in trailers.headers] == LARGE
+    asked.send_headers(1, [(b":status", b"200"), *LARGE], end_stream=True)
+    asking.feed(asked.data_to_send())
+    assert asking.owner.heads[1].fields == LARGE
+    assert asking.is_quiet()
+
+
+def test_a_peer_without_a_table_reads_every_block() -> None:
+    """The first block after its SETTINGS has to say that the table has shrunk (RFC 9113 section 4.3.1)."""
+    asking, asked = OurClient(), h2.connection.H2Connection(OF_A_SERVER)
+    asked.initiate_connection()
+    asked.update_settings({by_hand.HEADER_TABLE_SIZE: 0})
+    asked.receive_data(asking.out())
+    asking.feed(asked.data_to_send())
+    for _ in range(3):
+        asking.open(end=True)
+        asked.receive_data(asking.out())
+    assert asked.open_inbound_streams == 3

@@ -80,6 +80,16 @@ def test_an_error_names_the_last_stream_that_was_acted_on() -> None:
     assert owner.take()[-1].payload == by_hand.long(33) + by_hand.long(FRAME_SIZE_ERROR)
 
 
+def test_a_number_that_was_left_out_is_closed() -> None:
+    for frame in (by_hand.headers(5, by_hand.request()), by_hand.data(5, b"x")):
+        owner = Server()
+        owner.feed(by_hand.headers(7, by_hand.request()))
+        owner.take()
+        owner.take_events()
+        owner.feed(frame)
+        assert judge(owner) == CLOSED
+
+
 def test_only_so_many_resets_are_remembered() -> None:
     owner = Server(bounds=Bounds(resets=2))
     for number in (1, 3, 5):
@@ -161,6 +171,23 @@ def test_content_length_and_data_agree(case: str) -> None:
         return owner
 
     assert judged(make, splits(b"".join(frames))) == expected
+
+
+def test_an_answer_that_is_complete_ends_a_request_that_is_not() -> None:
+    owner = server()
+    owner.streams[1].send_head(by_hand.response(413), True)
+    assert [(frame.kind, frame.stream, frame.number) for frame in owner.take()][-1] == (RST_STREAM, 1, 0)
+    assert owner.gone[-1] == 1
+    owner.feed(by_hand.data(1, b"late", end=True))
+    assert judge(owner) == ok()
+
+
+def test_mistakes_that_became_no_request_are_told() -> None:
+    owner = server()
+    owner.feed(by_hand.headers(11, by_hand.request(b"/", (b"content-length", b"1")), end=True))
+    owner.feed(by_hand.headers(13, by_hand.request(b"/", (b"Upper", b"1"))))
+    assert owner.events == [("malformed", Outcome.BAD_REQUEST)] * 2
+    assert [(frame.stream, frame.number) for frame in owner.take()] == [(11, PROTOCOL_ERROR), (13, PROTOCOL_ERROR)]
 
 
 def test_content_length_of_a_request_without_a_body() -> None:

@@ -265,6 +265,15 @@ def test_sections_in_pieces(case: str) -> None:
     assert judged(server, splits(data)) == expected
 
 
+def test_nothing_may_come_after_trailers() -> None:
+    trailers = by_hand.headers(OPEN, by_hand.block([TRAILER]), end=True)
+    for late in (trailers, by_hand.data(OPEN, b"x"), by_hand.data(OPEN, end=True)):
+        owner = server()
+        owner.feed(trailers + late)
+        assert owner.take_events()[0] == ("trailers", OPEN, [TRAILER])
+        assert owner.take()[-1] == Frame(RST_STREAM, 0, OPEN, by_hand.long(STREAM_CLOSED))
+
+
 @pytest.mark.parametrize("kind", [kind for kind in FRAMES if kind != "continuation"])
 def test_nothing_else_may_come_inside_a_section(kind: str) -> None:
     for stream in (0, OPEN, IDLE):
