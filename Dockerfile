@@ -8,6 +8,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY .ci/lock.txt .ci/lock.txt
 COPY agent agent
 COPY loadgen loadgen
+COPY protos protos
 # The virtual environment is the only thing that moves on; pip compiles the byte code, which a read-only root cannot.
 RUN python -m venv /opt/headgate \
  && /opt/headgate/bin/pip install --no-cache-dir --disable-pip-version-check --constraint .ci/lock.txt '.[demo]' \

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check tools bench lock clean
+.PHONY: help demo test check tools bench proto lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -35,6 +35,9 @@ tools: ## install the programs that tests and benchmarks drive (Debian; needs ro
 bench: $(READY) ## CPU per request, latency and memory beside HAProxy and Envoy: JSON and a table
 	@bash .ci/tools bench
 	$(BIN)/python -m tests.bench
+
+proto: $(READY) ## generate the code in protos/ from its .proto files
+	$(BIN)/python -m protos.generate
 
 lock: ## resolve the newest allowed versions into .ci/lock.txt
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -1,5 +1,6 @@
-"""The admin port's pages: /metrics /healthz /readyz /wait-for-drain /debug/state. GET only."""
+"""The admin port: /metrics /healthz /readyz /wait-for-drain /debug/state, GET only, and grpc.health.v1."""
 
+import asyncio
 import socket
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from prometheus_client.exposition import choose_encoder
 
 from agent import __version__
 from agent.admin.exposition import Exposition
+from agent.admin.health import Door, HealthPort
 from agent.errors import Outcome
 from agent.net.drain import Stage
 
@@ -31,15 +33,24 @@ class Admin:
         app.router.add_get("/wait-for-drain", self._wait_for_drain, allow_head=False)
         app.router.add_get("/debug/state", self._state)
         # handler_cancellation: a kubelet that gives up on /wait-for-drain leaves no coroutine behind.
+        self._listener: asyncio.Server | None = None
+        self._health: set[HealthPort] = set()
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on a socket that listens already."""
         await self._runner.setup()
-        await web.SockSite(self._runner, sock).start()
+        pages = self._runner.server
+        assert pages is not None
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(lambda: Door(self._server.drain, pages, self._health), sock=sock)
 
     async def stop(self) -> None:
         """Answer what is being asked, then close."""
+        if self._listener is not None:
+            self._listener.close()
+        for port in list(self._health):
+            port.close()
         await self._runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:

@@ -25,7 +25,8 @@ class Stage(StrEnum):
 class Drain:
     """Ends the service once.
 
-    `delay` and `timeout` are seconds: keep accepting that long, then wait that long for what runs.
+    `delay` and `timeout` are seconds: keep accepting that long, then wait that long for what runs. Whoever is in
+    `watchers` is called when readiness changes.
     """
 
     __slots__ = (
@@ -38,6 +39,7 @@ class Drain:
         "_task",
         "_timeout",
         "stage",
+        "watchers",
     )
 
     def __init__(
@@ -50,6 +52,7 @@ class Drain:
         timeout: float,
     ) -> None:
         self.stage = Stage.SERVING
+        self.watchers: set[Callable[[], None]] = set()
         self._gate = gate
         self._pools = pools
         self._close_listeners = close_listeners
@@ -65,6 +68,8 @@ class Drain:
             self._hurry.set()
         if self._task is None:
             self.stage = Stage.DRAINING
+            for watcher in list(self.watchers):
+                watcher()
             # From here on replies end their connections, so that clients move to another pod while this one still
             # answers.
             self._gate.closing = True

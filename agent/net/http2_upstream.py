@@ -267,8 +267,9 @@ class Http2Pool(Dialler):
         self.waiting[exchange] = None
         if not self.is_refusing:
             self.serve()
-            if len(self._dialling) < self._wanted():
-                self._dial()
+            if self.waiting:
+                # Not yet: where the end of one call lets the next begin, its stream is about to be free again.
+                self._loop.call_soon(self._dial_if_wanted)
 
     def connected(self, connection: Http2Upstream) -> None:
         """A dial has succeeded."""
@@ -299,6 +300,10 @@ class Http2Pool(Dialler):
         self.stop_dialling()
         for connection in list(self.connections):
             connection.discard()
+
+    def _dial_if_wanted(self) -> None:
+        if not self.is_refusing:
+            self._dial_more()
 
     def _new(self) -> Http2Upstream:
         return Http2Upstream(self._shared, self, self._limits, self._bounds)

@@ -67,7 +67,8 @@ class Dialler:
         self.waiting.pop(exchange, None)
 
     def stop_dialling(self) -> None:
-        """Give up what is under way; for nobody waits any more."""
+        """Give up what is under way, and whoever waits."""
+        self.waiting.clear()
         if self._redial is not None:
             self._redial.cancel()
         for task in self._tasks:

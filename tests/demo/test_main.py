@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.demo import main
+from agent.demo import callers, main
 from agent.demo.live import LiveView
 from agent.demo.story import PHASES
 from agent.demo.view import PlainView
@@ -67,9 +67,17 @@ async def test_the_whole_demo_in_a_pipe() -> None:
     assert 20 <= answered <= 45
     assert 50 <= refused <= 80
     assert gave_up <= 2
-    counted = re.search(r"and (\d+) refusals\s+in\s+headgate_rejected_total \(the load counted (\d+)\)", text)
+    flat = " ".join(text.split())
+    counted = re.search(r"and (\d+) refusals in headgate_rejected_total \(the load counted (\d+)\)", flat)
     assert counted is not None
     assert counted[1] == counted[2] != "0"
+    called = re.search(r"20/s: (\d+) answered, (\d+) refused \(UNAVAILABLE, typically in \S+\), (\d+) late\.", flat)
+    assert called is not None
+    # 64 calls in 3.2 s; of the 28 in the overload and the flood about half are refused.
+    calls_answered, calls_refused, calls_late = map(int, called.groups())
+    assert calls_answered + calls_refused + calls_late == 64
+    assert 5 <= calls_refused <= 25
+    assert calls_late <= 2
     assert "headgate serve --route 8480=http://127.0.0.1:8080" in text
     assert left_over(environment) == []
 
@@ -86,7 +94,7 @@ async def test_the_live_page_in_a_terminal() -> None:
         assert await process.wait() == 0
     assert "headgate demo" in text
     assert "What happened" in text
-    for part in ("executing", "queued", "waiting inside", "capacity", "slowest"):
+    for part in ("executing", "queued", "waiting inside", "gRPC", "capacity", "slowest"):
         assert part in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor hidden once and given back
     assert "Traceback" not in text
@@ -165,6 +173,21 @@ def test_a_part_that_does_not_start_is_exit_1(
     assert main.run(parsed("--duration", "4s", "--plain")) == main.EXIT_FAILED
     name = "the agent" if part == "serve" else "the predictor"
     assert capsys.readouterr().err == f"headgate demo: {name} ended with code 7 before it listened\n    no luck today\n"
+
+
+def test_an_agent_that_speaks_no_http2_is_exit_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deaf = tmp_path / "python"
+    listening = '{"event": "listening", "listen": ["127.0.0.1:1"], "admin": "127.0.0.1:1"}'
+    deaf.write_text(
+        f'#!/bin/sh\ncase "$*" in *serve*) echo \'{listening}\'; exec sleep 60;; esac\nexec {sys.executable} "$@"\n'
+    )
+    deaf.chmod(deaf.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(deaf))
+    monkeypatch.setattr(callers, "_CONNECT_S", 0.3)
+    assert main.run(parsed("--duration", "4s", "--plain")) == main.EXIT_FAILED
+    assert capsys.readouterr().err == "headgate demo: no gRPC on 127.0.0.1:1 within 0.3 s\n"
 
 
 def test_an_agent_that_dies_in_the_middle_is_exit_1(

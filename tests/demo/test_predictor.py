@@ -1,24 +1,26 @@
-"""The synthetic predictor: exact slots, determinism, answers that belong to their requests, and its errors."""
+"""The synthetic predictor over HTTP and as a command: answers that belong to their requests, and its errors."""
 
 import asyncio
 import json
-import math
 import signal
-import statistics
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import cast
+from pathlib import Path
 
 import aiohttp
+import grpc
 import pytest
 from aiohttp import web
 
 from agent.demo import predictor
-from agent.demo.predictor import Behaviour, Executor, Predictor
+from agent.demo.executor import Behaviour, Executor
+from agent.demo.predictor import Predictor
 from loadgen.http_client import fetch
 from loadgen.payload import encode_request
+from protos.open_inference_pb2 import ModelInferRequest
+from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
 FAST = Behaviour(slots=3, service_s=0.002)
 
@@ -26,7 +28,7 @@ FAST = Behaviour(slots=3, service_s=0.002)
 @asynccontextmanager
 async def serving(behaviour: Behaviour) -> AsyncIterator[tuple[Predictor, aiohttp.ClientSession]]:
     """A predictor named m on a free port, and a client whose paths are relative to it."""
-    served = Predictor("m", behaviour)
+    served = Predictor("m", behaviour, Executor(behaviour, asyncio.get_running_loop()))
     runner = web.AppRunner(served.application(), shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -39,108 +41,6 @@ async def serving(behaviour: Behaviour) -> AsyncIterator[tuple[Predictor, aiohtt
 
 def inference(*numbers: float, **more: object) -> dict[str, object]:
     return {"inputs": [{"name": "input-0", "shape": [len(numbers)], "datatype": "FP32", "data": list(numbers)}], **more}
-
-
-@pytest.mark.parametrize("slots", [1, 3, 8])
-async def test_exactly_so_many_execute_at_once_and_the_rest_waits(slots: int) -> None:
-    executor = Executor(replace(FAST, slots=slots), asyncio.get_running_loop())
-    ended: list[int] = []
-
-    async def one(number: int) -> None:
-        await executor.execute()
-        ended.append(number)
-        assert executor.executing <= slots
-
-    count = 5 * slots
-    tasks = [asyncio.create_task(one(number)) for number in range(count)]
-    await asyncio.sleep(0)
-    assert (executor.executing, executor.waiting) == (slots, count - slots)
-    await asyncio.gather(*tasks)
-    assert sorted(ended) == list(range(count))
-    if slots == 1:
-        assert ended == sorted(ended)  # with more slots, a stall between two starts may let a later one end first
-    assert (executor.peak_executing, executor.executing, executor.waiting, executor.served) == (slots, 0, 0, count)
-
-
-class ManualLoop:
-    """A loop whose clock stands until the test moves it, and which calls late when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.calls: list[tuple[float, Callable[..., None], tuple[object, ...]]] = []
-        self.create_future = asyncio.get_running_loop().create_future
-
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, when: float, call: Callable[..., None], *arguments: object) -> None:
-        self.calls.append((when, call, arguments))
-
-    def run_next(self, late_s: float = 0.0) -> float:
-        """Make the earliest call, `late_s` after its time; returns its time."""
-        when, call, arguments = self.calls.pop(min(range(len(self.calls)), key=lambda index: self.calls[index][0]))
-        self.now = max(self.now, when + late_s)
-        call(*arguments)
-        return when
-
-
-async def executions(loop: ManualLoop, behaviour: Behaviour, count: int) -> list[asyncio.Task[bool]]:
-    executor = Executor(behaviour, cast("asyncio.AbstractEventLoop", loop))
-    tasks = [asyncio.create_task(executor.execute()) for _ in range(count)]
-    await asyncio.sleep(0)
-    return tasks
-
-
-async def test_late_timers_do_not_cost_capacity() -> None:
-    loop = ManualLoop()
-    tasks = await executions(loop, Behaviour(slots=2, service_s=0.05), 8)
-    ends = [loop.run_next(late_s=0.004) for _ in range(8)]
-    assert ends == pytest.approx([100.05, 100.05, 100.1, 100.1, 100.15, 100.15, 100.2, 100.2])
-    await asyncio.gather(*tasks)
-
-
-async def test_a_process_that_stood_still_has_lost_the_time() -> None:
-    loop = ManualLoop()
-    tasks = await executions(loop, Behaviour(slots=1, service_s=0.05), 3)
-    ends = [loop.run_next(late_s=5.0), loop.run_next(), loop.run_next()]
-    assert ends == pytest.approx([100.05, 105.09, 105.14])
-    await asyncio.gather(*tasks)
-
-
-async def test_an_idle_slot_starts_at_once() -> None:
-    loop = ManualLoop()
-    executor = Executor(Behaviour(slots=1, service_s=0.05), cast("asyncio.AbstractEventLoop", loop))
-    for start in (100.0, 200.0):
-        loop.now = start
-        task = asyncio.create_task(executor.execute())
-        await asyncio.sleep(0)
-        assert loop.run_next() == start + 0.05
-        assert await task
-
-
-async def draws(behaviour: Behaviour, count: int) -> list[tuple[float, bool]]:
-    executor = Executor(behaviour, asyncio.get_running_loop())
-    return [executor.draw() for _ in range(count)]
-
-
-async def test_the_seed_decides_service_times_and_failures() -> None:
-    behaviour = Behaviour(cv=0.5, fail_share=0.3, seed=4)
-    assert await draws(behaviour, 50) == await draws(behaviour, 50)
-    assert await draws(behaviour, 50) != await draws(replace(behaviour, seed=5), 50)
-
-
-@pytest.mark.parametrize("cv", [0.0, 0.2, 1.0])
-async def test_service_times_have_the_mean_and_the_spread(cv: float) -> None:
-    times = [service_s for service_s, _ in await draws(Behaviour(service_s=0.05, cv=cv), 20_000)]
-    assert statistics.fmean(times) == pytest.approx(0.05, rel=0.04)
-    assert statistics.pstdev(times) / statistics.fmean(times) == pytest.approx(cv, rel=0.1)
-    assert min(times) > 0
-
-
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-async def test_failures_have_their_share(share: float) -> None:
-    failures = sum(not succeeds for _, succeeds in await draws(Behaviour(fail_share=share), 4_000))
-    assert failures / 4_000 == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / 4_000))
 
 
 async def test_a_failed_execution_is_a_500_and_took_its_slot() -> None:
@@ -250,8 +150,8 @@ async def test_a_caller_that_leaves_saves_nothing() -> None:
 
 
 @asynccontextmanager
-async def started(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """The predictor as a process of its own, and its port."""
+async def started(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, int]]]:
+    """The predictor as a process of its own, and the line in which it tells its ports."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "agent.demo.predictor", *arguments, stdout=asyncio.subprocess.PIPE
     )
@@ -260,7 +160,7 @@ async def started(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Pro
             assert process.stdout is not None
             record = json.loads(await process.stdout.readline())
             assert record["event"] == "listening"
-            yield process, record["port"]
+            yield process, record
     finally:
         if process.returncode is None:
             process.kill()
@@ -269,7 +169,8 @@ async def started(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Pro
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_alone_it_prints_its_port_and_ends_at_once_with_work_inside(number: signal.Signals) -> None:
-    async with started("--slots", "1", "--service-time", "1h") as (process, port):
+    async with started("--slots", "1", "--service-time", "1h") as (process, ports):
+        port = ports["port"]
         body = json.dumps(inference(1)).encode()
         request = encode_request("POST", "test", "/v2/models/synthetic/infer", (), body)
         asking = [asyncio.create_task(fetch(("127.0.0.1", port), request, 60.0)) for _ in range(3)]
@@ -289,6 +190,7 @@ async def test_alone_it_prints_its_port_and_ends_at_once_with_work_inside(number
         ["--cv", "-1"],
         ["--fail-share", "2"],
         ["--port", "70000"],
+        ["--grpc-port", "-1"],
         ["--bogus"],
     ],
 )
@@ -299,11 +201,50 @@ def test_bad_settings_are_exit_64(arguments: list[str], capsys: pytest.CaptureFi
     assert arguments[0] in capsys.readouterr().err
 
 
-async def test_a_port_in_use_is_exit_1() -> None:
-    async with started() as (_, port):
+@pytest.mark.parametrize(("taken", "flag"), [("port", "--port"), ("grpc_port", "--grpc-port")])
+async def test_a_port_in_use_is_exit_1(taken: str, flag: str) -> None:
+    async with started("--grpc-port", "0") as (_, ports):
         second = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "agent.demo.predictor", "--port", f"{port}", stderr=asyncio.subprocess.PIPE
+            sys.executable, "-m", "agent.demo.predictor", flag, f"{ports[taken]}", stderr=asyncio.subprocess.PIPE
         )
         _, err = await second.communicate()
         assert second.returncode == 1
-        assert f"cannot listen on 127.0.0.1:{port}" in err.decode()
+        assert f"cannot listen on 127.0.0.1:{ports[taken]}" in err.decode()
+
+
+async def test_without_a_grpc_port_no_grpc_is_loaded() -> None:
+    for arguments, loaded in (((), False), (("--grpc-port", "0"), True)):
+        async with started(*arguments) as (process, ports):
+            assert ("grpc_port" in ports) is loaded
+            assert ("cygrpc" in mapped_by(process.pid)) is loaded
+
+
+def mapped_by(pid: int) -> str:
+    """The files in the memory of a process, its shared libraries among them."""
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_both_protocols_share_the_slots_and_end_at_once(number: signal.Signals) -> None:
+    slow = ("--grpc-port", "0", "--slots", "1", "--service-time", "1h", "--model", "m")
+    async with started(*slow) as (process, ports):
+        request = encode_request("POST", "test", "/v2/models/m/infer", (), json.dumps(inference(1)).encode())
+        stats = encode_request("GET", "test", "/stats")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{ports['grpc_port']}") as channel:
+            call = GRPCInferenceServiceStub(channel).ModelInfer(grpc_inference())
+            asking = asyncio.create_task(fetch(("127.0.0.1", ports["port"]), request, 60.0))
+            state: dict[str, int] = {}
+            while state.get("waiting") != 1:
+                state = json.loads((await fetch(("127.0.0.1", ports["port"]), stats, 5.0)).body)
+            assert (state["executing"], state["waiting"]) == (1, 1)
+            process.send_signal(number)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call
+            assert (await asking).status == 0
+        assert await process.wait() == 0
+
+
+def grpc_inference() -> ModelInferRequest:
+    request = ModelInferRequest(model_name="m")
+    request.inputs.add(name="i", datatype="FP32", shape=[1]).contents.fp32_contents.append(1)
+    return request

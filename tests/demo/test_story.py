@@ -2,7 +2,20 @@
 
 import pytest
 
-from agent.demo.story import FLOOD, NO_GATE, PHASES, Column, Frame, Gate, Model, Rates, Script, opening, plain_line
+from agent.demo.story import (
+    FLOOD,
+    NO_GATE,
+    PHASES,
+    Calls,
+    Column,
+    Frame,
+    Gate,
+    Model,
+    Rates,
+    Script,
+    opening,
+    plain_line,
+)
 from loadgen.units import NS_PER_S
 
 SCRIPT = Script(duration_s=20.0, slots=16, service_s=0.05, seed=1)
@@ -39,6 +52,12 @@ def test_short_demos_beat_faster() -> None:
     assert short.beat_s < min(step.duration_s for step in short.steps) / 2
 
 
+def test_grpc_calls_are_few_beside_the_load() -> None:
+    assert SCRIPT.calls_rate == SCRIPT.capacity / 16 == 20.0
+    assert Script(duration_s=20.0, slots=64, service_s=0.05, seed=1).calls_rate == 20.0
+    assert Script(duration_s=20.0, slots=4, service_s=0.05, seed=1).calls_rate == 5.0
+
+
 def frame(phase: int, columns: tuple[Column, ...] = ()) -> Frame:
     return Frame(
         elapsed_s=12.34,
@@ -50,6 +69,7 @@ def frame(phase: int, columns: tuple[Column, ...] = ()) -> Frame:
         p99="-",
         refusal_p50="420us",
         columns=columns,
+        calls=Calls(answered=123, refused=45, late=6, refusal_p50="820us"),
     )
 
 

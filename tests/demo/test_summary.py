@@ -28,14 +28,15 @@ def chapters(error: int = 0) -> list[Chapter]:
         recorder(480),
         recorder(768),
         recorder(960, shed=480),
-        recorder(1280, shed=2560),
+        recorder(1266, shed=2574),
         recorder(671, shed=1),
         recorder(230, timeout=3610 - error, error=error),
     ]
+    calls = [recorder(60), recorder(60), recorder(30, 30), recorder(14, 66), recorder(0, 0, 1), recorder(0)]
     means = [(8.0, 0.04), (12.6, 1.0), (16.0, 29.6), (16.0, 31.4), (11.6, 1.7), (0.0, 0.0)]
     return [
-        Chapter(phase, step, made, *mean)
-        for phase, step, made, mean in zip(PHASES, SCRIPT.steps, recorders, means, strict=True)
+        Chapter(phase, step, made, called, *mean)
+        for phase, step, made, called, mean in zip(PHASES, SCRIPT.steps, recorders, calls, means, strict=True)
     ]
 
 
@@ -49,18 +50,26 @@ def test_rows_hold_each_phases_account() -> None:
 
 
 def test_sentences_use_this_runs_numbers() -> None:
-    gate, bare, demand = conclusions(SCRIPT, chapters(), rejected=3041.0)
+    gate, bare, calls, demand = conclusions(SCRIPT, chapters(), rejected=3151.0)
     assert "320/s answered: 100% of what the model can do" in gate
     assert "refused, typically in 400us" in gate
     assert "6% of the very same requests" in bare
     assert "after 500ms, against 33% with it" in bare
-    assert "3041 refusals" in demand
-    assert "(the load counted 3041)" in demand
+    assert calls == (
+        "gRPC calls on the same port, 20/s: 164 answered, 96 refused (UNAVAILABLE, typically in 400us), 1 late."
+    )
+    assert "3151 refusals" in demand
+    assert "(the load counted 3151)" in demand
 
 
 def test_other_failures_are_not_hidden() -> None:
     assert conclusions(SCRIPT, chapters(error=7), 0.0)[-1].startswith("7 requests failed in other ways")
     assert summary_rows(chapters(error=7))[6][5] == "94%"
+    first, *others = chapters()
+    failed = first._replace(calls=recorder(1, error=3))
+    assert conclusions(SCRIPT, [failed, *others], 0.0)[2].endswith("1 late, 3 failed.")
+    alone = conclusions(SCRIPT, [chapter._replace(calls=recorder(1)) for chapter in chapters()], 0.0)[2]
+    assert alone.endswith("20/s: 6 answered, 0 refused (UNAVAILABLE), 0 late.")
 
 
 def test_a_phase_without_requests_has_a_row() -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from agent.demo.live import LiveView
-from agent.demo.story import FLOOD, NO_GATE, PHASES, Column, Frame, Script
+from agent.demo.story import FLOOD, NO_GATE, PHASES, Calls, Column, Frame, Script
 from agent.demo.view import PlainView
 from tests.demo.test_story import SCRIPT, frame
 from tests.demo.test_summary import chapters
@@ -52,6 +52,7 @@ def test_the_page_shows_gate_model_rates_and_latencies() -> None:
     assert "waiting inside 1733" in text
     assert "offered 954/s answered 312/s refused 640/s (67%) gave up 2.00/s" in text
     assert "answers take p50 154ms, p99 - refusals p50 420us" in text
+    assert "gRPC answered 123 refused 45 (p50 820us) late 6 on the same port" in text
     for name in (
         "answered",
         "refused at once",
@@ -62,6 +63,12 @@ def test_the_page_shows_gate_model_rates_and_latencies() -> None:
         *(each.name for each in PHASES),
     ):
         assert name in text
+
+
+def test_grpc_calls_that_failed_are_not_hidden() -> None:
+    worst = Calls(answered=9600, refused=9600, late=9600, failed=9600, refusal_p50="12.3ms")
+    text = " ".join(" ".join(live(frame(FLOOD, COLUMNS)._replace(calls=worst))).split())
+    assert "gRPC answered 9600 refused 9600 (p50 12.3ms) late 9600 failed 9600" in text
 
 
 def test_without_the_gate_the_page_says_so() -> None:
@@ -113,5 +120,6 @@ def test_the_plain_summary_holds_table_sentences_and_next_steps() -> None:
     text = out.getvalue()
     assert "flood       3x    960/s      33%      67%       0%" in text
     assert "* With the gate, the flood got 320/s answered" in text
+    assert "* gRPC calls on the same port, 20/s: 164 answered" in text
     assert "headgate-load run http://127.0.0.1:8480" in text
     assert max(map(len, text.splitlines())) <= 100

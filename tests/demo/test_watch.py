@@ -1,11 +1,15 @@
 """The demo's memory, fed by hand."""
 
+import asyncio
+
 import pytest
 
-from agent.demo.story import Column, Frame, Script
+from agent.demo.story import Calls, Column, Frame, Script
 from agent.demo.watch import COLUMNS, Watch, read_gate
 from loadgen.record import Outcome, Sample
+from loadgen.run import OpenLoop, Target
 from loadgen.units import NS_PER_S
+from tests.sockets import eventually
 
 SCRIPT = Script(duration_s=20.0, slots=16, service_s=0.05, seed=1)
 COLUMN_S = 20.0 / COLUMNS
@@ -30,7 +34,7 @@ def sample(outcome: Outcome, took_ns: int = 0) -> Sample:
 
 def watch() -> Watch:
     frames: list[Frame] = []
-    return Watch(SCRIPT, ("127.0.0.1", 1), ("127.0.0.1", 2), frames.append)
+    return Watch(SCRIPT, ("127.0.0.1", 1), ("127.0.0.1", 2), frames.append, Calls)
 
 
 def test_the_agents_account_is_read_from_both_pages() -> None:
@@ -79,6 +83,18 @@ def test_means_come_from_the_integrals_between_the_marks_of_a_phase() -> None:
     assert memory.means(0) == pytest.approx((15.4 / 2.9, 1.9 / 2.9))
     assert memory.means(1) == pytest.approx((42.0 / 2.8, 14.0 / 2.8))
     assert memory.means(2) == (0.0, 0.0)
+
+
+async def test_a_frame_tells_how_the_grpc_calls_have_ended() -> None:
+    frames: list[Frame] = []
+    nobody = ("127.0.0.1", 1)
+    memory = Watch(SCRIPT, nobody, nobody, frames.append, lambda: Calls(answered=7, refused=2))
+    load = OpenLoop(Target(nobody, [b""], 1.0), SCRIPT.schedules()[0])
+    following = asyncio.create_task(memory.follow(load, 0, lambda: None))
+    await eventually(lambda: frames)
+    following.cancel()
+    await asyncio.wait([following])
+    assert frames[0].calls == Calls(answered=7, refused=2)
 
 
 def test_time_that_stands_still_adds_no_mark() -> None:
