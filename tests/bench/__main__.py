@@ -13,8 +13,10 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from . import report
+from . import grpc_rows, report
 from .backend import nginx
+from .grpc_slow import slow
+from .grpc_stream import stream
 from .latency import latency
 from .machine import describe
 from .memory import memory
@@ -35,6 +37,14 @@ ROWS: Mapping[str, Callable[[Plan], Samples]] = {
     "memory": memory,
     "startup": startup,
     "latency": latency,
+    "grpc_1x1": partial(grpc_rows.unary, work=grpc_rows.ONE),
+    "grpc_8x8": partial(grpc_rows.unary, work=grpc_rows.MANY),
+    "grpc_1x100": partial(grpc_rows.unary, work=grpc_rows.WIDE),
+    "grpc_1mb_in": partial(grpc_rows.unary, work=grpc_rows.IN),
+    "grpc_1mb_out": partial(grpc_rows.unary, work=grpc_rows.OUT),
+    "grpc_stream": stream,
+    "grpc_refusal": grpc_rows.refusal,
+    "grpc_slow": slow,
 }
 RESULTS = Path(__file__).parent / "results"
 
@@ -86,7 +96,7 @@ def _measure(
     rows: Sequence[str], effort: Effort, cores: Cores
 ) -> tuple[dict[str, Samples], dict[str, str], list[Peer], dict[str, str]]:
     """Run rows one after the other. Returns results, failures by row, the peers that ran, and why others did not."""
-    for program in ("nginx", "wrk", "taskset"):
+    for program in ("nginx", "wrk", "h2load", "taskset"):
         if not find(program):
             raise BenchError(f"{program} is needed and not installed (.ci/tools bench)")
     results: dict[str, Samples] = {}
@@ -125,7 +135,7 @@ def _that_start(
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", type=_rows, default=list(ROWS), metavar="ROW,ROW", help=f"of {', '.join(ROWS)}")
-    parser.add_argument("--quick", action="store_true", help="under 2 minutes, with coarser numbers")
+    parser.add_argument("--quick", action="store_true", help="3 minutes in all, with coarser numbers")
     parser.add_argument("--seconds", type=_positive, help=f"length of a round (default {DEFAULT.seconds})")
     parser.add_argument("--rounds", type=_positive, help=f"rounds of the CPU rows (default {DEFAULT.rounds})")
     parser.add_argument("--output", type=Path, default=RESULTS / "latest.json", help="JSON file (default %(default)s)")

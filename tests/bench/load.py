@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .payload import DOWNLOAD, TENSOR_ANSWER, UPLOAD, Request
-from .process import BenchError, Child, Cores, busy_s
+from .process import BenchError, Child, Cores, Meter
 
 CONNECTIONS = 32
 _SCRIPT = Path(__file__).with_name("load.lua")
@@ -72,24 +72,23 @@ def saturate(
     Returns cpu_us (per request), rps, p50_us, p99_us, and what share of the proxy's core went to the proxy (cpu_share)
     and to others (others_share). Every answer must be a success, or with `refused` a refusal. Raises BenchError.
     """
-    before, busy_before = child.cpu_s(), busy_s(cores.proxy)
+    meter = Meter.start(child, cores.proxy)
     summary = _wrk(port, request, seconds, cores, directory)
-    spent, busy = child.cpu_s() - before, busy_s(cores.proxy) - busy_before
-    child.require_alive()
-    requests = summary["requests"]
+    requests = int(summary["requests"])
+    elapsed_s = summary["duration_us"] / 1e6
+    used = meter.read(max(requests, 1), elapsed_s)
     expected = requests if refused else 0
     if not requests or summary["status"] != expected or summary["broken"] or summary["wrong"]:
         raise BenchError(f"{request.path} on port {port}: unexpected answers under load: {summary}")
     if request is DOWNLOAD and summary["bytes"] < requests * len(TENSOR_ANSWER):
         raise BenchError(f"port {port} cut tensors short under load: {summary}")
-    elapsed_s = summary["duration_us"] / 1e6
     return {
-        "cpu_us": spent * 1e6 / requests,
+        "cpu_us": used["cpu_us"],
         "rps": requests / elapsed_s,
         "p50_us": summary["p50_us"],
         "p99_us": summary["p99_us"],
-        "cpu_share": spent / elapsed_s,
-        "others_share": max(0.0, busy - spent) / elapsed_s,
+        "cpu_share": used["cpu_share"],
+        "others_share": used["others_share"],
     }
 
 

@@ -27,8 +27,11 @@ def describe(cores: Cores) -> dict[str, object]:
         "python": sys.version.split()[0],
         "uvloop": version("uvloop"),
         "httptools": version("httptools"),
+        "hpack": version("hpack"),
+        "grpcio": version("grpcio"),
         "nginx": _number(output([find("nginx") or "nginx", "-v"])),
         "wrk": _number(output(["sh", "-c", "wrk -v || true"])),
+        "h2load": _number(output(["h2load", "--version"]).partition("/")[2]),
         "commit": commit or "none",
         "dirty": bool(output(["git", "-C", str(_ROOT), "status", "--porcelain"])),
     }

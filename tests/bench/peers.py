@@ -1,7 +1,8 @@
 """The proxies that are compared. Each forwards one port to the backend with one worker thread and does the same work.
 
-HTTP/1.1 and keep-alive on both sides, upstream connections shared by all clients, bodies streamed, counters on, tracing
-and access log off (the agent logs failures), at most LIMIT requests at the backend and QUEUE more that wait up to 10 s.
+HTTP/1.1 and keep-alive on both sides, or HTTP/2 without TLS on both; upstream connections shared by all clients, bodies
+streamed, counters on, tracing and access log off (the agent logs failures), at most LIMIT requests at the backend and
+QUEUE more that wait up to 10 s.
 """
 
 import json
@@ -21,7 +22,7 @@ from agent import __version__
 from . import install
 from .load import exchange
 from .payload import SMALL
-from .process import BenchError, Child, Command, Cores, free_ports, output, poll_until
+from .process import BenchError, Child, Command, Cores, accepts, free_ports, output, poll_until
 
 LIMIT = 256
 QUEUE = 1000
@@ -31,11 +32,15 @@ _START_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What a proxy is told: where to listen, where to show its counters, and where its backend is."""
+    """What a proxy is told: where to listen, where to show its counters, where its backend is, and what all speak.
+
+    `h2c` is HTTP/2 without TLS and with prior knowledge (RFC 9113 section 3.3); otherwise it is HTTP/1.1.
+    """
 
     data: int
     admin: int
     backend: int
+    h2c: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,8 @@ def agent(limit: int = LIMIT, queue: int = QUEUE, deadline: str = "10s") -> Peer
     program = Path(sys.executable).with_name("headgate")
 
     def command(ports: Ports, directory: Path) -> Command:
-        argv = [str(program), "serve", "--route", f"127.0.0.1:{ports.data}=http://127.0.0.1:{ports.backend}"]
+        upstream = f"{'h2c' if ports.h2c else 'http'}://127.0.0.1:{ports.backend}"
+        argv = [str(program), "serve", "--route", f"127.0.0.1:{ports.data}={upstream}"]
         argv += ["--admin", f"127.0.0.1:{ports.admin}", "--limit", str(limit), "--queue", str(queue)]
         argv += ["--deadline", deadline, "--access-log", "errors", "--drain-delay", "0s", "--drain-timeout", "1s"]
         return Command(argv, {})
@@ -74,6 +80,7 @@ def haproxy(program: str) -> Peer:
 
     def command(ports: Ports, directory: Path) -> Command:
         config = directory / "haproxy.cfg"
+        proto = "proto h2" if ports.h2c else ""
         config.write_text(f"""
 global
   nbthread 1
@@ -86,13 +93,13 @@ defaults
   timeout server 60s
   timeout queue 10s
 frontend data
-  bind 127.0.0.1:{ports.data} backlog 4096
+  bind 127.0.0.1:{ports.data} backlog 4096 {proto}
   default_backend predictor
 frontend counters
   bind 127.0.0.1:{ports.admin}
   http-request use-service prometheus-exporter if {{ path /metrics }}
 backend predictor
-  server predictor 127.0.0.1:{ports.backend} maxconn {LIMIT} maxqueue {QUEUE}
+  server predictor 127.0.0.1:{ports.backend} maxconn {LIMIT} maxqueue {QUEUE} {proto}
 """)
         return Command([program, "-db", "-f", str(config)], {})
 
@@ -123,7 +130,7 @@ def _envoy_config(ports: Ports) -> dict[str, Any]:
     manager = {
         "@type": f"{extension}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "data",
-        "codec_type": "HTTP1",
+        "codec_type": "HTTP2" if ports.h2c else "HTTP1",
         "generate_request_id": False,
         "server_header_transformation": "PASS_THROUGH",
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
@@ -149,6 +156,10 @@ def _envoy_config(ports: Ports) -> dict[str, Any]:
         "circuit_breakers": {"thresholds": [breaker]},
         "load_assignment": {"cluster_name": "predictor", "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
+    if ports.h2c:
+        protocol = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+        options = {"@type": f"type.googleapis.com/{protocol}", "explicit_http_config": {"http2_protocol_options": {}}}
+        cluster["typed_extension_protocol_options"] = {protocol: options}
     return {
         "admin": {"address": _address(ports.admin)},
         "static_resources": {"listeners": [listener], "clusters": [cluster]},
@@ -202,10 +213,10 @@ def discover() -> tuple[list[Peer], dict[str, str]]:
     return peers, left_out
 
 
-def spawn(peer: Peer, backend: int, cores: Cores, directory: Path) -> Proxy:
+def spawn(peer: Peer, backend: int, cores: Cores, directory: Path, *, h2c: bool = False) -> Proxy:
     """Execute a peer on ports of its own; it is not up yet when this returns."""
     data, admin = free_ports(2)
-    ports = Ports(data, admin, backend)
+    ports = Ports(data, admin, backend, h2c)
     child = Child(peer.command(ports, directory), cores.proxy, directory / f"{peer.name}-{data}.log")
     return Proxy(peer.name, child, ports)
 
@@ -217,6 +228,20 @@ def running(peer: Peer, backend: int, cores: Cores, directory: Path) -> Iterator
     with proxy.child:
         deadline = time.monotonic() + _START_S
         while not _answers(proxy):
+            poll_until(deadline, proxy.child)
+        yield proxy
+
+
+@contextmanager
+def running_h2c(peer: Peer, backend: int, cores: Cores, directory: Path) -> Iterator[Proxy]:
+    """A peer that accepts HTTP/2 connections; whether it answers is for the row to see, which knows what it asks.
+
+    Raises BenchError if it does not come up.
+    """
+    proxy = spawn(peer, backend, cores, directory, h2c=True)
+    with proxy.child:
+        deadline = time.monotonic() + _START_S
+        while not accepts(proxy.ports.data):
             poll_until(deadline, proxy.child)
         yield proxy
 

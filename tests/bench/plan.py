@@ -17,11 +17,16 @@ class Effort:
     starts: int
     uploads: int
     upload_bytes: int
+    stream_bytes: int
 
 
-DEFAULT = Effort(seconds=3, rounds=7, latency_rounds=7, starts=7, uploads=1000, upload_bytes=10_000_000)
-# A megabyte a client is still far beyond what the agent may hold, and takes a tenth of the time.
-QUICK = Effort(seconds=1, rounds=3, latency_rounds=3, starts=3, uploads=1000, upload_bytes=1_000_000)
+DEFAULT = Effort(
+    seconds=3, rounds=7, latency_rounds=7, starts=7, uploads=1000, upload_bytes=10_000_000, stream_bytes=4 << 30
+)
+# A megabyte a client, and half a gigabyte a stream, are still far beyond what the agent may hold, and take less time.
+QUICK = Effort(
+    seconds=1, rounds=3, latency_rounds=3, starts=3, uploads=1000, upload_bytes=1_000_000, stream_bytes=512 << 20
+)
 
 
 @dataclass(frozen=True, slots=True)

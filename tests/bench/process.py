@@ -104,11 +104,48 @@ def busy_s(cores: frozenset[int]) -> float:
     return total / _TICKS_PER_S
 
 
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """What a process under test and its cores had spent when this was made."""
+
+    child: Child
+    cores: frozenset[int]
+    own_before_s: float
+    busy_before_s: float
+
+    @classmethod
+    def start(cls, child: Child, cores: frozenset[int]) -> Self:
+        """Read the counters."""
+        return cls(child, cores, child.cpu_s(), busy_s(cores))
+
+    def read(self, count: int, elapsed_s: float) -> dict[str, float]:
+        """Since the start: cpu_us for each of `count`, and the shares of the cores for the process and for others.
+
+        Raises BenchError if the process has ended.
+        """
+        spent, busy = self.child.cpu_s() - self.own_before_s, busy_s(self.cores) - self.busy_before_s
+        self.child.require_alive()
+        return {
+            "cpu_us": spent * 1e6 / count,
+            "cpu_share": spent / elapsed_s,
+            "others_share": max(0.0, busy - spent) / elapsed_s,
+        }
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago, all different; for programs that cannot report a port they chose."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [int(sock.getsockname()[1]) for sock in sockets]
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody listens on a port of this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def output(argv: Sequence[str]) -> str:

@@ -79,6 +79,13 @@ CHECKS = (
     Check("memory", "peak_mib", 100, 64),
     Check("startup", "first_answer_ms", 250, 120),
     Check("latency", "added_p99_us", 1, None, ("envoy", "added_p99_us")),
+    Check("grpc_8x8", "cpu_us", 1.2, 0.8, ("envoy", "cpu_us")),
+    Check("grpc_8x8", "cpu_us", 3, 1.5, ("haproxy", "cpu_us")),
+    Check("grpc_1mb_in", "cpu_us", 1.1, 0.85, ("envoy", "cpu_us")),
+    Check("grpc_1mb_out", "cpu_us", 1.1, 0.85, ("envoy", "cpu_us")),
+    Check("grpc_refusal", "cpu_us", 0.5, None, ("agent", "admitted_cpu_us")),
+    Check("grpc_slow", "up_mib", 32, None),
+    Check("grpc_slow", "down_mib", 32, None),
 )
 
 # Beyond, caches are shared with strangers and the numbers describe them as well.
@@ -94,6 +101,14 @@ ROWS = {
     "memory": "memory",
     "startup": "start",
     "latency": "500 requests/s",
+    "grpc_1x1": "small ModelInfer, 1 x 1 streams",
+    "grpc_8x8": "same, 8 x 8 streams",
+    "grpc_1x100": "same, 1 x 100 streams",
+    "grpc_1mb_in": "1 MiB tensor in over gRPC",
+    "grpc_1mb_out": "1 MiB tensor out over gRPC",
+    "grpc_stream": "messages of one ModelStreamInfer",
+    "grpc_refusal": "refusal (UNAVAILABLE) under flood",
+    "grpc_slow": "one long stream, slow receiver",
 }
 LABELS = {
     "cpu_us": "CPU per request",
@@ -110,6 +125,13 @@ LABELS = {
     "first_answer_ms": "exec to first answer",
     "added_p50_us": "added p50",
     "added_p99_us": "added p99",
+    "mean_us": "mean latency",
+    "message_cpu_us": "CPU per message and its answer",
+    "messages_rps": "messages/s",
+    "up_mib": "peak growth, the predictor being slow",
+    "down_mib": "peak growth, the client being slow",
+    "up_mb_s": "to the slow predictor",
+    "down_mb_s": "to the slow client",
 }
 _UNITS = {"us": "us", "ms": "ms", "mib": "MiB", "rps": "", "share": "", "s": "MB/s"}
 

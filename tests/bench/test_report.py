@@ -64,6 +64,31 @@ def test_every_check_can_be_shown() -> None:
         assert check.budget().startswith(("must <= ", "aim <= "))
 
 
+@pytest.mark.parametrize(
+    ("row", "agent", "broken"),
+    [
+        ("grpc_8x8", {"cpu_us": 12.0}, False),
+        ("grpc_8x8", {"cpu_us": 12.1}, True),
+        ("grpc_1mb_in", {"cpu_us": 11.1}, True),
+        ("grpc_1mb_out", {"cpu_us": 11.1}, True),
+        ("grpc_1x1", {"cpu_us": 99.0}, False),
+        ("grpc_refusal", {"cpu_us": 5.0, "admitted_cpu_us": 10.0}, False),
+        ("grpc_refusal", {"cpu_us": 5.1, "admitted_cpu_us": 10.0}, True),
+        ("grpc_slow", {"up_mib": 32.0, "down_mib": 32.0}, False),
+        ("grpc_slow", {"up_mib": 32.1, "down_mib": 1.0}, True),
+        ("grpc_slow", {"up_mib": 1.0, "down_mib": 32.1}, True),
+    ],
+)
+def test_the_budget_for_grpc(row: str, agent: dict[str, float], broken: bool) -> None:
+    peers = {"haproxy": {"cpu_us": 4.0}, "envoy": {"cpu_us": 10.0}}
+    assert passed({row: {"agent": agent, **peers}}, {}) is not broken
+
+
+def test_three_times_haproxy_is_the_most_for_a_small_call() -> None:
+    found = {"agent": {"cpu_us": 9.1}, "haproxy": {"cpu_us": 3.0}, "envoy": {"cpu_us": 10.0}}
+    assert not passed({"grpc_8x8": found}, {})
+
+
 def test_verdicts_cover_the_measured_rows_alone() -> None:
     found = [verdict for verdict in verdicts(small(90, 100)) if verdict["versus"] == ("envoy", "cpu_us")]
     assert [(verdict["value"], verdict["verdict"]) for verdict in found] == [(0.9, "FAIL")]
