@@ -9,19 +9,15 @@ NAMING waits for the first bytes of a gRPC message, which name the model. The sl
 also after the client has left: the model goes on computing (DECISIONS 5).
 """
 
-from collections.abc import Sequence
-from enum import IntEnum
 from time import monotonic
 
 from agent.errors import Fault, Outcome
+from agent.net.account import RUNNING, SERVED, Account
 from agent.net.connection import PAUSE_PEER, PAUSE_QUEUED
 from agent.net.gate import Gate
-from agent.net.messages import Messages
-from agent.net.record import Record
+from agent.net.phase import CONNECTING, ENDED, LEAVING, NAMING, QUEUED, RELAYING, TUNNEL
 from agent.net.sides import Client, Pool, Upstream
 from agent.net.upload import Upload
-from agent.policy import admission
-from agent.policy.admission import Ticket
 from agent.policy.classify import Kind, Route
 from agent.policy.usage import Usage
 from agent.wire.fields import Trailers
@@ -32,59 +28,20 @@ from agent.wire.head import NO_STATUS, RequestHead, ResponseHead
 _MAX_RETURNS = 3
 
 
-class Phase(IntEnum):
-    """See the diagram in the module's docstring."""
-
-    QUEUED = 0
-    CONNECTING = 1
-    RELAYING = 2
-    TUNNEL = 3
-    NAMING = 4
-    LEAVING = 5
-    ENDED = 6
-
-
-# Bound once: looking a member up on its class costs more than the comparison (CPython 3.11: 60 against 15 ns).
-QUEUED, CONNECTING, RELAYING, TUNNEL, NAMING, LEAVING, ENDED = Phase
 INFERENCE = Kind.INFERENCE
-RUNNING = admission.RUNNING
-SERVED = Outcome.SERVED
 
 
-class Exchange(Record):
+class Exchange(Account):
     """A request and its answer."""
 
-    __slots__ = (
-        "_down",
-        "_gate",
-        "_messages",
-        "_phase",
-        "_pool",
-        "_response",
-        "_returns",
-        "_ticket",
-        "_up",
-    )
+    __slots__ = ("_down", "_pool", "_returns", "_up")
 
     def __init__(self, gate: Gate, pool: Pool, down: Client, head: RequestHead, *, uploaded: bool) -> None:
         keep = gate.queued_body if pool.refuses or gate.retry_stale else 0
-        self._gate = gate
-        self._head = head
-        self._upload = Upload(complete=uploaded, keep=keep)
-        self.protocol = down.protocol
-        self.peer = down.peer
-        self.usage = None
-        self.outcome = SERVED
-        self.status = self.bytes_out = 0
-        self.grpc_status = NO_STATUS
-        self.dispatched = self.responded = self.ended = 0.0
+        super().__init__(gate, head, Upload(complete=uploaded, keep=keep), down.protocol, down.peer)
         self._pool = pool
         self._down: Client | None = down
-        self._phase = QUEUED
-        self._ticket: Ticket | None = None
         self._up: Upstream | None = None
-        self._response: ResponseHead | None = None
-        self._messages: Messages | None = None
         self._returns = 0
 
     @property
@@ -93,29 +50,6 @@ class Exchange(Record):
         if self._phase is CONNECTING:
             return not self._pool.is_refusing
         return self._phase is RELAYING and self._response is None
-
-    @property
-    def lacks_body(self) -> bool:
-        """Whether it is the client's turn: the predictor waits for more of the body.
-
-        It never is in a stream of messages: each is a request of its own, and the next may come when it likes.
-        """
-        return self._phase is RELAYING and not self._upload.complete and self._messages is None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is accounted for."""
-        return self._phase is ENDED
-
-    @property
-    def waits(self) -> bool:
-        """Whether it has no slot yet."""
-        return self._phase is QUEUED or self._phase is NAMING
-
-    @property
-    def is_unnamed(self) -> bool:
-        """Whether the message that names its model is still to come."""
-        return self._phase is NAMING
 
     # From admission
 
@@ -153,22 +87,11 @@ class Exchange(Record):
                 self._offer(now)
 
     def _offer(self, now: float) -> None:
-        gate, route, timeout = self._gate, self.route, self._head.timeout
-        usage = self.usage = gate.usages[self.protocol].of(route.model)
-        if route.streams:
-            self._messages = Messages(usage)
-            self._messages.ask(self._upload.first_bytes())
-        ticket = self._ticket = Ticket(self, route.model, usage, gate.admission)
-        patience = None if timeout is None else self.began + timeout - now
-        refusal = gate.admission.offer(ticket, now, patience)
+        refusal = self._enter(now)
         if refusal is not None:
             self.refuse(refusal)
-        elif ticket.state is RUNNING:
+        elif self._ticket is not None and self._ticket.state is RUNNING:
             self.dispatch(now)
-        else:
-            if self._upload.size:
-                gate.admission.charge(ticket, self._upload.size)
-            gate.wake_at(ticket.deadline)
 
     def dispatch(self, now: float) -> None:
         """The slot is ours: send the request as soon as there is a connection."""
@@ -183,7 +106,8 @@ class Exchange(Record):
     def refuse(self, outcome: Outcome, detail: str = "") -> None:
         """Answer without the predictor, or end visibly what cannot be answered any more."""
         down, response = self._down, self._response
-        self._drop_upstream()
+        if self._phase is not QUEUED:
+            self._drop_upstream()
         self._book_refusal(outcome)
         self._finish(outcome)
         if down is None:
@@ -434,12 +358,6 @@ class Exchange(Record):
         self._gate.release_at(until, self)
         return True
 
-    def _book_refusal(self, outcome: Outcome) -> None:
-        if self._response is None:
-            self.status = self._gate.replies.status(outcome)
-        if self._head.grpc:
-            self.grpc_status = self._gate.replies.grpc_status(outcome)
-
     def _end_response(self) -> None:
         """The answer is complete, but for its end on the client's side."""
         up, response = self._up, self._response
@@ -460,35 +378,5 @@ class Exchange(Record):
             up.discard()
 
     def _finish(self, outcome: Outcome) -> None:
-        """Account for the exchange, once, and let the next one run."""
-        assert self._phase is not ENDED, "an exchange ends once"
-        gate, ticket = self._gate, self._ticket
-        self._phase = ENDED
-        # The two point at each other; apart, both are freed at once and the garbage collector has nothing to find.
-        self._ticket = None
         self._down = None
-        if self._response is None:
-            self._upload.drop()
-        if self._messages is not None:
-            self._messages.end()
-            self._messages = None
-        self.outcome = outcome
-        now = self.ended = monotonic()
-        started: Sequence[Ticket] = ()
-        if ticket is not None:
-            if ticket.state is RUNNING:
-                started = gate.admission.finish(ticket, now)
-            elif ticket.state is admission.QUEUED:
-                gate.admission.cancel(ticket, now)
-            if outcome is SERVED:
-                if not self.route.streams:
-                    ticket.usage.served(now - self.dispatched)
-                # A gRPC answer is HTTP's 200 whatever it says.
-                if self.grpc_status == 0 or (self.grpc_status == NO_STATUS and self.status != 404):
-                    self.usage = gate.usages[self.protocol].learn(self.route.model, now)
-        gate.active -= 1
-        gate.hooks.ended(self)
-        if started:
-            gate.dispatch(started, now)
-        if gate.closing and not gate.active:
-            gate.idle.set()
+        self._settle(outcome)

@@ -1,0 +1,157 @@
+"""What an exchange owes admission and observers: its ticket, its stamps, and exactly one ending."""
+
+from collections.abc import Sequence
+from time import monotonic
+
+from agent.errors import Outcome
+from agent.net.gate import Gate
+from agent.net.messages import Messages
+from agent.net.phase import ENDED, NAMING, QUEUED, RELAYING, Phase
+from agent.net.upload import Upload
+from agent.policy import admission
+from agent.policy.admission import Ticket
+from agent.policy.classify import Route
+from agent.policy.usage import Usage
+from agent.wire.head import NO_STATUS, RequestHead, ResponseHead
+
+RUNNING = admission.RUNNING
+SERVED = Outcome.SERVED
+
+
+class Account:
+    """The part of an exchange that is booked; also the record that observers read (observe.hooks.Record).
+
+    Stamps are monotonic seconds, 0.0 for what never happened; sizes are bytes. `began` is when the head came, `arrived`
+    when the request could be decided on, which for a gRPC call takes the first bytes of its message.
+    """
+
+    __slots__ = (
+        "_gate",
+        "_head",
+        "_messages",
+        "_phase",
+        "_response",
+        "_ticket",
+        "_upload",
+        "arrived",
+        "began",
+        "bytes_out",
+        "dispatched",
+        "ended",
+        "grpc_status",
+        "outcome",
+        "peer",
+        "protocol",
+        "responded",
+        "route",
+        "status",
+        "usage",
+    )
+
+    def __init__(self, gate: Gate, head: RequestHead, upload: Upload, protocol: str, peer: str) -> None:
+        self._gate = gate
+        self._head = head
+        self._upload = upload
+        self._phase: Phase = QUEUED
+        self._ticket: Ticket | None = None
+        self._response: ResponseHead | None = None
+        self._messages: Messages | None = None
+        self.protocol = protocol
+        self.peer = peer
+        self.route: Route
+        self.usage: Usage | None = None
+        self.outcome = SERVED
+        self.status = self.bytes_out = 0
+        self.grpc_status = NO_STATUS
+        self.began = self.arrived = self.dispatched = self.responded = self.ended = 0.0
+
+    @property
+    def bytes_in(self) -> int:
+        return self._upload.size
+
+    @property
+    def method(self) -> bytes:
+        return self._head.method
+
+    @property
+    def target(self) -> bytes:
+        return self._head.target
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is accounted for."""
+        return self._phase is ENDED
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has no slot yet."""
+        return self._phase is QUEUED or self._phase is NAMING
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether the message that names its model is still to come."""
+        return self._phase is NAMING
+
+    @property
+    def lacks_body(self) -> bool:
+        """Whether it is the client's turn: the predictor waits for more of the body.
+
+        It never is in a stream of messages: each is a request of its own, and the next may come when it likes.
+        """
+        return self._phase is RELAYING and not self._upload.complete and self._messages is None
+
+    def _enter(self, now: float) -> Outcome | None:
+        """Offer the request to admission. Returns the refusal; else the ticket runs or waits."""
+        gate, route, timeout = self._gate, self.route, self._head.timeout
+        usage = self.usage = gate.usages[self.protocol].of(route.model)
+        if route.streams:
+            self._messages = Messages(usage)
+            self._messages.ask(self._upload.first_bytes())
+        ticket = self._ticket = Ticket(self, route.model, usage, gate.admission)
+        patience = None if timeout is None else self.began + timeout - now
+        refusal = gate.admission.offer(ticket, now, patience)
+        if refusal is None and ticket.state is not RUNNING:
+            if self._upload.size:
+                gate.admission.charge(ticket, self._upload.size)
+            gate.wake_at(ticket.deadline)
+        return refusal
+
+    def _book_refusal(self, outcome: Outcome) -> None:
+        """The client is told this by us, unless an answer has begun."""
+        if self._response is None:
+            self.status = self._gate.replies.status(outcome)
+        if self._head.grpc:
+            self.grpc_status = self._gate.replies.grpc_status(outcome)
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Account for the exchange, once, and let the next one run."""
+        assert self._phase is not ENDED, "an exchange ends once"
+        gate, ticket = self._gate, self._ticket
+        self._phase = ENDED
+        # The two point at each other; apart, both are freed at once and the garbage collector has nothing to find.
+        self._ticket = None
+        if self._response is None:
+            self._upload.drop()
+        if self._messages is not None:
+            self._messages.end()
+            self._messages = None
+        self.outcome = outcome
+        now = self.ended = monotonic()
+        started: Sequence[Ticket] = ()
+        if ticket is not None:
+            if ticket.state is RUNNING:
+                started = gate.admission.finish(ticket, now)
+            elif ticket.state is admission.QUEUED:
+                gate.admission.cancel(ticket, now)
+            if outcome is SERVED:
+                if not self.route.streams:
+                    ticket.usage.served(now - self.dispatched)
+                # A gRPC answer is HTTP's 200 whatever it says.
+                if self.grpc_status == 0 or (self.grpc_status == NO_STATUS and self.status != 404):
+                    self.usage = gate.usages[self.protocol].learn(self.route.model, now)
+        gate.active -= 1
+        gate.hooks.ended(self)
+        if started:
+            gate.dispatch(started, now)
+        if gate.closing and not gate.active:
+            gate.idle.set()
