@@ -7,6 +7,7 @@ from agent.errors import Outcome
 from agent.net.gate import Gate
 from agent.net.messages import Messages
 from agent.net.phase import ENDED, NAMING, QUEUED, RELAYING, Phase
+from agent.net.sides import Client
 from agent.net.upload import Upload
 from agent.policy import admission
 from agent.policy.admission import Ticket
@@ -26,6 +27,7 @@ class Account:
     """
 
     __slots__ = (
+        "_down",
         "_gate",
         "_head",
         "_messages",
@@ -48,7 +50,8 @@ class Account:
         "usage",
     )
 
-    def __init__(self, gate: Gate, head: RequestHead, upload: Upload, protocol: str, peer: str) -> None:
+    def __init__(self, gate: Gate, down: Client, head: RequestHead, upload: Upload) -> None:
+        self._down: Client | None = down
         self._gate = gate
         self._head = head
         self._upload = upload
@@ -56,8 +59,8 @@ class Account:
         self._ticket: Ticket | None = None
         self._response: ResponseHead | None = None
         self._messages: Messages | None = None
-        self.protocol = protocol
-        self.peer = peer
+        self.protocol = down.protocol
+        self.peer = down.peer
         self.route: Route
         self.usage: Usage | None = None
         self.outcome = SERVED
@@ -123,13 +126,13 @@ class Account:
         if self._head.grpc:
             self.grpc_status = self._gate.replies.grpc_status(outcome)
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: Outcome) -> None:
         """Account for the exchange, once, and let the next one run."""
         assert self._phase is not ENDED, "an exchange ends once"
         gate, ticket = self._gate, self._ticket
         self._phase = ENDED
-        # The two point at each other; apart, both are freed at once and the garbage collector has nothing to find.
-        self._ticket = None
+        # They point back here; apart, all are freed at once and the garbage collector has nothing to find.
+        self._ticket = self._down = None
         if self._response is None:
             self._upload.drop()
         if self._messages is not None:

@@ -34,13 +34,12 @@ INFERENCE = Kind.INFERENCE
 class Exchange(Account):
     """A request and its answer."""
 
-    __slots__ = ("_down", "_pool", "_returns", "_up")
+    __slots__ = ("_pool", "_returns", "_up")
 
     def __init__(self, gate: Gate, pool: Pool, down: Client, head: RequestHead, *, uploaded: bool) -> None:
         keep = gate.queued_body if pool.refuses or gate.retry_stale else 0
-        super().__init__(gate, head, Upload(complete=uploaded, keep=keep), down.protocol, down.peer)
+        super().__init__(gate, down, head, Upload(complete=uploaded, keep=keep))
         self._pool = pool
-        self._down: Client | None = down
         self._up: Upstream | None = None
         self._returns = 0
 
@@ -376,7 +375,3 @@ class Exchange(Account):
         if up is not None:
             self._up = None
             up.discard()
-
-    def _finish(self, outcome: Outcome) -> None:
-        self._down = None
-        self._settle(outcome)

@@ -1,7 +1,8 @@
-"""The real predictors, each in a virtual environment of its own, installed once: `python -m tests.contract.install`.
+"""The real predictors and the program h2spec, installed once: `python -m tests.contract.install`.
 
-They live in ${HEADGATE_PREDICTORS:-${XDG_CACHE_HOME:-~/.cache}/headgate/predictors}. To renew a lock file, install the
-predictor into an empty virtual environment and `pip freeze`.
+They live in ${HEADGATE_PREDICTORS:-${XDG_CACHE_HOME:-~/.cache}/headgate/predictors}, each predictor in a virtual
+environment of its own. To renew a lock file, install the predictor into an empty virtual environment and `pip freeze`;
+for h2spec, `go get` and `go mod tidy` in the folder h2spec.
 """
 
 import fcntl
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ _REASON_CHARACTERS = 300
 
 
 class InstallError(Exception):
-    """A predictor cannot be had here; the message says why."""
+    """A predictor or program cannot be had here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,58 @@ class Predictor:
         installed = home / "installed.lock"
         return installed.is_file() and installed.read_bytes() == self.lock.read_bytes()
 
+    def install(self) -> str:
+        """Install it unless it is there. Returns a sentence about it. Raises InstallError."""
+        minor, interpreter = _interpreter(self)
+        home = self.home(minor)
+        if self.is_complete(home):
+            return f"{self.name} {self.version}: {home}"
+        with _exclusive(home.with_name(f"{home.name}.locked")):
+            if not self.is_complete(home):
+                _build(self, interpreter, home)
+        return f"{self.name} {self.version}: installed into {home}"
+
+
+@dataclass(frozen=True, slots=True)
+class GoProgram:
+    """A program that Go compiles as the module in the folder of its name says: go.mod and go.sum are its lock."""
+
+    name: str
+    package: str
+    version: str
+
+    def path(self) -> Path:
+        """The program. Raises InstallError unless it is installed."""
+        if not self._program.is_file():
+            raise InstallError(f"{self.name} is not installed: run `python -m tests.contract.install`, with Go on PATH")
+        return self._program
+
+    def install(self) -> str:
+        """Compile it unless it is there. Returns a sentence about it. Raises InstallError."""
+        program = self._program
+        if program.is_file():
+            return f"{self.name} {self.version}: {program}"
+        go = shutil.which("go")
+        if go is None:
+            raise InstallError("it is compiled by Go, and PATH has no go")
+        with _exclusive(program.with_name(f"{program.name}.locked")):
+            if not program.is_file():
+                partial = program.with_name(f"{program.name}.partial")
+                _run([go, "build", "-o", str(partial), self.package], cwd=_HERE / self.name)
+                partial.rename(program)
+        return f"{self.name} {self.version}: installed into {program}"
+
+    @property
+    def _program(self) -> Path:
+        return cache() / f"{self.name}-{self.version}"
+
 
 KSERVE = Predictor("kserve", "0.21.0", oldest=11, newest=13)
 MLSERVER = Predictor("mlserver", "1.7.1", oldest=11, newest=12)
-PREDICTORS = (KSERVE, MLSERVER)
+# Triton 2.51 for machines without a GPU.
+TRITON = Predictor("nvidia-pytriton", "0.7.0", oldest=11, newest=12)
+H2SPEC = GoProgram("h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "2.2.1")
+ALL: tuple[Predictor | GoProgram, ...] = (KSERVE, MLSERVER, TRITON, H2SPEC)
 
 
 def cache() -> Path:
@@ -68,18 +118,6 @@ def cache() -> Path:
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "headgate" / "predictors"
-
-
-def install(predictor: Predictor) -> str:
-    """Install it unless it is there. Returns a sentence about it. Raises InstallError."""
-    minor, interpreter = _interpreter(predictor)
-    home = predictor.home(minor)
-    if predictor.is_complete(home):
-        return f"{predictor.name} {predictor.version}: {home}"
-    with _exclusive(home.with_name(f"{home.name}.locked")):
-        if not predictor.is_complete(home):
-            _build(predictor, interpreter, home)
-    return f"{predictor.name} {predictor.version}: installed into {home}"
 
 
 def _build(predictor: Predictor, interpreter: str, home: Path) -> None:
@@ -123,9 +161,9 @@ def _exclusive(path: Path) -> Iterator[TextIO]:
         yield lock
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], cwd: Path | None = None) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_S, check=False)
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=_INSTALL_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InstallError(f"{command[0]}: {error}") from error
     if done.returncode:
@@ -133,19 +171,23 @@ def _run(command: list[str]) -> None:
         raise InstallError((done.stderr or done.stdout).strip()[:_REASON_CHARACTERS])
 
 
+def _try(wanted: Predictor | GoProgram) -> tuple[bool, str]:
+    """Whether it is there now, and a sentence about it."""
+    try:
+        return True, wanted.install()
+    except (InstallError, OSError) as error:
+        reason = " ".join(str(error).split())
+        return False, f"{wanted.name} {wanted.version}: not available, its tests will be skipped: {reason}"
+
+
 def main() -> int:
-    """Install all. Returns the exit code: what cannot be had is an error in CI alone."""
-    missing = 0
-    for predictor in PREDICTORS:
-        try:
-            print(install(predictor), flush=True)
-        except (InstallError, OSError) as error:
-            missing += 1
-            reason = " ".join(str(error).split())
-            print(
-                f"{predictor.name} {predictor.version}: not available, its tests will be skipped: {reason}", flush=True
-            )
-    return int(missing > 0 and os.environ.get("CI") == "true")
+    """Install all at once. Returns the exit code: what cannot be had is an error in CI alone."""
+    complete = True
+    with ThreadPoolExecutor(len(ALL)) as pool:
+        for is_there, sentence in pool.map(_try, ALL):
+            complete &= is_there
+            print(sentence, flush=True)
+    return int(not complete and os.environ.get("CI") == "true")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,15 +40,20 @@ def eventually(condition: Callable[[], bool], what: str, timeout_s: float = _SET
 
 
 def free_port() -> int:
-    """A port nobody listens on, for programs that cannot say which one they chose.
+    """A port nobody listens on, for programs that cannot say which one they chose. Never the same twice.
 
     It lies below the range that the kernel gives to outgoing connections, so that nothing takes it before the program
     does, and a client that dials it while the program is down cannot be connected to itself.
     """
-    for port in random.sample(range(20_000, 32_000), 100):
+    for port in _ports():
         with suppress(OSError), socket.create_server((HOST, port)):
             return port
     raise ProcessError("no free port between 20000 and 32000")
+
+
+@cache
+def _ports() -> Iterator[int]:
+    return iter(random.sample(range(20_000, 32_000), 12_000))
 
 
 def get(address: str, path: str, timeout_s: float = _SETTLE_S) -> tuple[int, bytes]:
@@ -112,6 +118,12 @@ class Child:
         except ProcessLookupError:
             return code
         raise ProcessError(f"{self.name} left processes of its own behind\n{self.tail()}")
+
+    def kill_family(self) -> None:
+        """SIGKILL, to the children that it has as well."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
 
     def tail(self) -> str:
         """The end of its log."""
@@ -237,9 +249,9 @@ def running_agent(directory: Path, upstreams: Sequence[str], *flags: str) -> Ite
 
 
 class Server:
-    """A predictor that can be stopped and started again on its port.
+    """A predictor that can be stopped and started again on its ports, one for HTTP/1.1 and one for gRPC.
 
-    `argv` and `env` are given the port; `probes` are the paths that answer 200 once it is ready.
+    `launch` is given both and returns argv and env; `probes` are the paths that answer 200 once it is ready.
     """
 
     START_S = 60.0
@@ -248,14 +260,17 @@ class Server:
     def __init__(
         self,
         name: str,
-        launch: Callable[[int], tuple[Sequence[str], Mapping[str, str]]],
+        launch: Callable[[int, int], tuple[Sequence[str], Mapping[str, str]]],
         probes: Sequence[str],
         directory: Path,
     ) -> None:
         self.name = name
-        self.port = free_port()
+        self.port, self.grpc_port = free_port(), free_port()
         self.address = f"{HOST}:{self.port}"
+        self.grpc_address = f"{HOST}:{self.grpc_port}"
         self.url = f"http://{self.address}"
+        # What an agent in front of it forwards to.
+        self.upstream = f"{self.url},h2c://{self.grpc_address}"
         self._launch = launch
         self._probes = probes
         self._log = directory / f"{name}-{self.port}.log"
@@ -275,11 +290,11 @@ class Server:
 
     def spawn(self) -> None:
         """Run it; it does not listen yet when this returns."""
-        argv, env = self._launch(self.port)
+        argv, env = self._launch(self.port, self.grpc_port)
         self._child = Child(self.name, argv, log=self._log, env=env)
 
     def await_ready(self) -> None:
-        """Return once every model is ready. Raises ProcessError."""
+        """Return once every model is ready, on both ports. Raises ProcessError."""
         assert self._child is not None
         try:
             self._child.await_event(self._is_ready, "it is ready", self.START_S)
@@ -301,6 +316,7 @@ class Server:
 
     def _is_ready(self) -> bool:
         try:
+            socket.create_connection((HOST, self.grpc_port), timeout=1.0).close()
             return all(get(self.address, probe, 1.0)[0] == 200 for probe in self._probes)
         except (OSError, http.client.HTTPException):
             return False

@@ -44,8 +44,9 @@ class Answer:
         return [value for field, value in self.fields if field.lower() == name]
 
     def comparable(self) -> "Answer":
-        """The answer without what may differ: the time of day, and Connection, which speaks of one hop alone."""
-        answer = self.without(b"date", b"connection")
+        """The answer without what may differ: the time of day, and what speaks of one hop alone, Connection and version."""
+        version, _, rest = self.status_line.partition(b" ")
+        answer = replace(self.without(b"date", b"connection"), status_line=version[:-1] + b"x " + rest)
         if answer.body.startswith(b"\x1f\x8b"):
             # Bytes 4 to 8 of a gzip header are the time of compression (RFC 1952 section 2.3).
             return replace(answer, body=answer.body[:4] + bytes(4) + answer.body[8:])
@@ -136,7 +137,7 @@ class RawClient:
     def receive_head(self) -> Answer:
         """Read a status line and the fields below it."""
         status_line = self._take_line()
-        if not status_line.startswith(b"HTTP/1.1 "):
+        if not status_line.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")):
             raise ValueError(f"not a status line: {status_line!r}")
         return Answer(status_line, self._receive_fields())
 

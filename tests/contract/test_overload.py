@@ -35,7 +35,7 @@ def full(agent: Agent, server: Server, key: str) -> Iterator[None]:
 
 
 def test_what_fits_is_served_and_the_rest_is_refused(server: Server, start_agent: StartAgent) -> None:
-    agent = start_agent(server.url, "--limit", "2", "--queue", "2")
+    agent = start_agent(server.upstream, "--limit", "2", "--queue", "2")
     # A model becomes a label once the predictor has answered for it.
     (warm,) = exchange(agent.address, request("POST", INFER, v2(), JSON))
     assert warm.status == 200
@@ -71,7 +71,7 @@ def test_what_fits_is_served_and_the_rest_is_refused(server: Server, start_agent
 
 
 def test_a_model_has_a_limit_of_its_own(server: Server, start_agent: StartAgent) -> None:
-    agent = start_agent(server.url, "--limit", "4", "--model-limit", "other=1")
+    agent = start_agent(server.upstream, "--limit", "4", "--model-limit", "other=1")
     key = "models"
     with asking(agent.address, [held(key, "other")] * 3 + [held(key)] * 3) as clients:
         state = agent.await_state(inflight=4, queued=2)
@@ -84,7 +84,7 @@ def test_a_model_has_a_limit_of_its_own(server: Server, start_agent: StartAgent)
 
 
 def test_waiting_ends_at_the_deadline(server: Server, start_agent: StartAgent) -> None:
-    agent = start_agent(server.url, "--limit", "1", "--queue", "1", "--deadline", "100ms")
+    agent = start_agent(server.upstream, "--limit", "1", "--queue", "1", "--deadline", "100ms")
     with asking(agent.address, [held("deadline")]) as clients:
         agent.await_state(inflight=1)
         (late,) = exchange(agent.address, request("POST", INFER, v2(), JSON))
@@ -94,7 +94,7 @@ def test_waiting_ends_at_the_deadline(server: Server, start_agent: StartAgent) -
 
 
 def test_a_body_is_not_asked_for_when_there_is_no_room(server: Server, start_agent: StartAgent) -> None:
-    agent = start_agent(server.url, "--limit", "1", "--queue", "1")
+    agent = start_agent(server.upstream, "--limit", "1", "--queue", "1")
     with full(agent, server, "continue"), RawClient(agent.address) as client:
         client.send(request("POST", INFER, None, JSON, "Expect: 100-continue", "Content-Length: 8000000").data)
         refused = client.receive("POST")
@@ -103,14 +103,14 @@ def test_a_body_is_not_asked_for_when_there_is_no_room(server: Server, start_age
 
 
 def test_health_does_not_queue(server: Server, start_agent: StartAgent) -> None:
-    agent = start_agent(server.url, "--limit", "1", "--queue", "1")
+    agent = start_agent(server.upstream, "--limit", "1", "--queue", "1")
     with full(agent, server, "health"):
         for path in ("/v2/health/ready", "/v2/models/double/ready", "/v2/models/double"):
             assert exchange(agent.address, request("GET", path))[0].status == 200
 
 
 async def test_tritonclient_sees_the_refusal(server: Server, start_agent: StartAgent) -> None:
-    agent = start_agent(server.url, "--limit", "1", "--queue", "1")
+    agent = start_agent(server.upstream, "--limit", "1", "--queue", "1")
     inputs = [tensor(floats(12))]
     with full(agent, server, "triton"):
         with (
@@ -129,7 +129,7 @@ def test_a_crash_costs_only_its_own_request(server: Server, start_agent: StartAg
     """uvicorn answers 500 when a model raises, and then closes the connection without having said so: the request that
     was queued behind must not be sent into that.
     """
-    agent = start_agent(server.url, "--limit", "1")
+    agent = start_agent(server.upstream, "--limit", "1")
     crash = request("POST", INFER, v2(model_parameters={"hold": "crash", "fail": "crash"}), JSON)
     good = request("POST", INFER, v2(), JSON)
     with asking(agent.address, [crash]) as crashing:
@@ -143,7 +143,7 @@ def test_a_crash_costs_only_its_own_request(server: Server, start_agent: StartAg
 
 def test_crashes_among_good_requests_cost_nobody_else(server: Server, start_agent: StartAgent) -> None:
     """The predictor closes a connection some milliseconds after it has answered 500, as long as its log takes."""
-    agent = start_agent(server.url, "--limit", "4")
+    agent = start_agent(server.upstream, "--limit", "4")
     crash = request("POST", INFER, v2(model_parameters={"fail": "crash"}), JSON)
     good = request("POST", INFER, v2(), JSON)
 

@@ -20,7 +20,7 @@ def slow(delay_s: float) -> Request:
 
 def test_an_orderly_restart_loses_nothing(own_mlserver: Server, start_agent: StartAgent) -> None:
     """MLServer finishes what it runs, closing each connection without a word; the rest waits until it is back."""
-    agent = start_agent(own_mlserver.url, "--limit", "2", "--deadline", "60s")
+    agent = start_agent(own_mlserver.upstream, "--limit", "2", "--deadline", "60s")
     # They outlast the moment in which MLServer notices the signal, or another request might be on its way just then.
     with asking(agent.address, [slow(1.5)] * 2) as running:
         agent.await_state(inflight=2)
@@ -34,7 +34,7 @@ def test_an_orderly_restart_loses_nothing(own_mlserver: Server, start_agent: Sta
 
 def test_a_crash_loses_what_it_ran_and_nothing_else(own_mlserver: Server, start_agent: StartAgent) -> None:
     """Also what comes while it is down waits for it, but a probe is answered at once: it is there to learn this."""
-    agent = start_agent(own_mlserver.url, "--limit", "2", "--deadline", "60s")
+    agent = start_agent(own_mlserver.upstream, "--limit", "2", "--deadline", "60s")
     with asking(agent.address, [held("crash")] * 2) as running:
         agent.await_state(inflight=2)
         with asking(agent.address, [QUICK] * 8) as waiting:

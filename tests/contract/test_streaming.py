@@ -33,7 +33,7 @@ def open_stream(address: str, key: str) -> Iterator[tuple[RawClient, Iterator[by
 
 def test_events_arrive_before_the_last_is_made(mlserver_pair: Pair, start_agent: StartAgent) -> None:
     """The last event is made only after the client has the first two: a proxy that gathers would wait for ever."""
-    agent = start_agent(mlserver_pair.server.url, "--limit", "1")
+    agent = start_agent(mlserver_pair.server.upstream, "--limit", "1")
     bodies = []
     for address in (mlserver_pair.server.address, agent.address):
         with open_stream(address, key := f"order {address}") as (_, chunks, events):
@@ -68,7 +68,7 @@ def test_a_reader_that_leaves_frees_its_slot(
     leave: Callable[[RawClient], None], mlserver_pair: Pair, start_agent: StartAgent
 ) -> None:
     """Nobody reads what the stream would go on to say for minutes: the predictor is told, and the slot is free."""
-    agent = start_agent(mlserver_pair.server.url, "--limit", "1")
+    agent = start_agent(mlserver_pair.server.upstream, "--limit", "1")
     endless = v2(model_parameters={"events": 100_000, "delay_s": 0.01})
     with RawClient(agent.address) as client:
         client.send(request("POST", STREAM, endless, JSON).data)
@@ -83,7 +83,7 @@ def test_a_reader_that_leaves_frees_its_slot(
 
 def test_a_model_that_computes_for_nobody_keeps_its_slot(server: Server, start_agent: StartAgent) -> None:
     """Predictors go on with a request whose client has left; a second one now would be one more than the limit."""
-    agent = start_agent(server.url, "--limit", "1", "--queue", "1")
+    agent = start_agent(server.upstream, "--limit", "1", "--queue", "1")
     key = "leaver"
     with RawClient(agent.address) as leaver, RawClient(agent.address) as waiter:
         leaver.send(held(key).data)

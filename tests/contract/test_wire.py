@@ -15,6 +15,7 @@ from .rawhttp import Answer, RawClient, Request, request
 pytestmark = pytest.mark.contract
 
 only_kserve = pytest.mark.parametrize("pair", ["kserve"], indirect=True)
+uvicorn = pytest.mark.parametrize("pair", ["kserve", "mlserver"], indirect=True)
 STREAMS = {"kserve": (PREDICT, v1(stream=True)), "mlserver": (STREAM, v2())}
 
 
@@ -30,12 +31,20 @@ def ask_once(address: str, sent: Request) -> Answer:
         return client.exchange(sent).comparable()
 
 
-@pytest.mark.parametrize("fields", [(JSON,), (JSON, "Connection: keep-alive")], ids=["plain", "keep-alive"])
-def test_http_1_0(pair: Pair, fields: tuple[str, ...]) -> None:
-    sent = request("POST", INFER, v2(), *fields, version="1.0")
+def check_http_1_0(pair: Pair, *fields: str) -> None:
+    sent = request("POST", INFER, v2(), JSON, *fields, version="1.0")
     direct, through = (ask(address, sent) for address in pair.addresses)
     assert direct[0].status == 200
     assert through == direct
+
+
+def test_http_1_0(pair: Pair) -> None:
+    check_http_1_0(pair)
+
+
+@uvicorn
+def test_http_1_0_ends_the_connection_also_when_asked_not_to(pair: Pair) -> None:
+    check_http_1_0(pair, "Connection: keep-alive")
 
 
 def test_http_1_0_without_a_host(pair: Pair) -> None:
@@ -45,6 +54,7 @@ def test_http_1_0_without_a_host(pair: Pair) -> None:
     assert through == direct
 
 
+@uvicorn
 def test_http_1_0_knows_no_chunks(pair: Pair) -> None:
     """The end of the connection ends the body, also where the predictor sends chunks regardless (the KServe SDK)."""
     target, body = STREAMS[pair.name]
@@ -95,6 +105,18 @@ def test_the_body_waits_for_100_continue(pair: Pair) -> None:
     assert answers[1] == answers[0]
 
 
+@pytest.mark.parametrize("pair", ["triton"], indirect=True)
+def test_a_body_that_must_not_be_there_is_no_answer(pair: Pair) -> None:
+    """Triton sends one with its answer to HEAD; whoever reads on takes it for the next answer."""
+    head, infer = request("HEAD", "/v2"), request("POST", INFER, v2(), JSON)
+    with RawClient(pair.server.address) as client, pytest.raises(ValueError, match="not a status line"):
+        client.exchange(head)
+        client.exchange(infer)
+    with RawClient(pair.agent.address) as client:
+        statuses = [client.exchange(sent).status for sent in (head, infer) * 10]
+    assert statuses == [405, 200] * 10
+
+
 @only_kserve
 def test_the_model_sees_the_same_fields(pair: Pair) -> None:
     fields = (
@@ -131,7 +153,7 @@ def test_a_binary_answer_keeps_its_two_parts(pair: Pair) -> None:
 
 def test_no_request_is_forgotten_while_a_connection_is_made(mlserver_pair: Pair, start_agent: StartAgent) -> None:
     """Two requests need two connections, however little time is between them."""
-    agent = start_agent(mlserver_pair.server.url, "--limit", "none")
+    agent = start_agent(mlserver_pair.server.upstream, "--limit", "none")
     key = "pairs"
     sent = request("POST", INFER, v2(model_parameters={"hold": key}), JSON)
     clients: list[RawClient] = []

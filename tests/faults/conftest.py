@@ -8,8 +8,9 @@ import uvloop
 
 from tests.faults.process import process
 from tests.net.bed import bed
+from tests.net.http2_bed import h2bed
 
-__all__ = ["bed", "process"]
+__all__ = ["bed", "h2bed", "process"]
 
 
 def pytest_asyncio_loop_factories(

@@ -56,6 +56,10 @@ class _Counting(Classifier):
         self.begun += 1
         return super().classify(method, target)
 
+    def classify_call(self, target: bytes, model: str) -> Route:
+        self.begun += 1
+        return super().classify_call(target, model)
+
 
 class _Endings:
     """Observer: how each exchange ended, in order, and the faults that never became one."""
@@ -63,24 +67,29 @@ class _Endings:
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
         self.statuses: list[int] = []
+        self.codes: list[int] = []
         self.faults: list[Outcome] = []
 
     def ended(self, record: Record) -> None:
         self.outcomes.append(record.outcome)
         self.statuses.append(record.status)
+        self.codes.append(record.grpc_status)
 
     def faulted(self, fault: Fault, peer: str, now: float) -> None:
         self.faults.append(fault.outcome)
 
 
 class Bed:
-    """A running agent with one predictor. `errors` collects what the agent or the loop had to report as its own bug."""
+    """A running agent with one predictor. `errors` collects what the agent or the loop had to report as its own bug.
 
-    def __init__(self, settings: Mapping[str, str], predictor: FakePredictor) -> None:
+    `upstream` is what the route forwards to, if it is not the predictor over HTTP/1.1.
+    """
+
+    def __init__(self, settings: Mapping[str, str], predictor: FakePredictor, upstream: str = "") -> None:
         self.predictor = predictor
         self.errors: list[object] = []
         flags = {"limit": "4", "queue": "8", "access_log": "off", "drain_delay": "0", **settings}
-        routes = {"routes": [f"127.0.0.1:0={predictor.url}"], "admin": ["127.0.0.1:0"]}
+        routes = {"routes": [f"127.0.0.1:0={upstream or predictor.url}"], "admin": ["127.0.0.1:0"]}
         effective = resolve({**routes, **{name: [value] for name, value in flags.items()}}, {})
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(lambda _, context: self.errors.append(context))
@@ -108,6 +117,11 @@ class Bed:
         return self._endings.statuses
 
     @property
+    def codes(self) -> list[int]:
+        """The gRPC status that each exchange was booked with."""
+        return self._endings.codes
+
+    @property
     def faults(self) -> list[Outcome]:
         """Client mistakes that never became an exchange."""
         return self._endings.faults
@@ -131,12 +145,25 @@ class Bed:
 
         self._senders.append(self._loop.create_task(run()))
 
+    async def sent(self) -> None:
+        """Until all that `start` has started is done."""
+        await asyncio.gather(*self._senders)
+
     def later(self, seconds: float) -> None:
         """Have the time-outs looked at as if so many more seconds had passed."""
         self._ahead += seconds
         assert self.server.sweeper is not None
         self.server.sweeper.sweep(monotonic() + self._ahead)
         self.server.gate.shared.flush()
+
+    async def page(self, path: bytes) -> bytes:
+        """What the admin port answers."""
+        host, _, port = self.server.admin_address.rpartition(":")
+        peer = await dial(host, int(port))
+        await peer.send(b"GET %b HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n" % path)
+        answer = await peer.response()
+        peer.close()
+        return answer.body
 
     async def client(self, *, kernel_buffer: int | None = None) -> Peer:
         """A new connection to the agent."""
@@ -170,10 +197,15 @@ class Bed:
         await client.response()
         client.close()
         await eventually(lambda: self.pool.idle)
+        self.forget()
+        return peer
+
+    def forget(self) -> None:
+        """Begin the lists of what happened anew."""
         self.outcomes.clear()
         self.statuses.clear()
+        self.codes.clear()
         self._classifier.begun = 0
-        return peer
 
     async def fill(self, count: int) -> list[Peer]:
         """Queue `count` requests, each on a connection of its own, in this order."""
@@ -202,10 +234,12 @@ class Bed:
         server, admission = self.server, self.admission
         try:
             await eventually(lambda: not (self.gate.active or server.connections), "exchanges or clients are left")
-            await eventually(lambda: not (self.pool.connections or self.pool.waiting), "upstream connections are left")
+            for pool in server.pools:
+                await eventually(lambda: pool.counts() == (0, 0) and not pool.waiting, "upstream connections are left")  # noqa: B023 - looked at in this turn only
             assert (admission.inflight, admission.queued, admission.queued_bytes) == (0, 0, 0)
             assert len(self.outcomes) == self.begun
-            assert not self.pool.idle
+            usages = [usage for table in server.usages.values() for usage in table.rows(monotonic())]
+            assert not any(usage.inflight or usage.queued or usage.outstanding for usage in usages)
         finally:
             await server.stop()
             await eventually(lambda: asyncio.all_tasks() <= self._tasks | {asyncio.current_task()}, "tasks are left")

@@ -7,8 +7,9 @@ import pytest
 import uvloop
 
 from tests.net.bed import bed
+from tests.net.http2_bed import h2bed
 
-__all__ = ["bed"]
+__all__ = ["bed", "h2bed"]
 
 
 def pytest_asyncio_loop_factories(

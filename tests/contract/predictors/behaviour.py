@@ -23,16 +23,22 @@ class Behaviour:
     async def play(self, wishes: Mapping[str, object]) -> None:
         """Do what the request's parameters ask for. Raises BadInputError, or ZeroDivisionError for a crash."""
         if release := wishes.get("release"):
-            self._gate(release).set()
+            self._open(str(release))
         if delay_s := wishes.get("delay_s"):
             await asyncio.sleep(float(str(delay_s)))
         if hold := wishes.get("hold"):
-            await self._gate(hold).wait()
+            await self._pass(str(hold))
         match wishes.get("fail"):
             case "input":
                 raise BadInputError("the request asked to be found wrong")
             case "crash":
                 raise ZeroDivisionError("the request asked for a crash")
 
-    def _gate(self, key: object) -> asyncio.Event:
-        return self._gates.setdefault(str(key), asyncio.Event())
+    def _open(self, key: str) -> None:
+        self._gate(key).set()
+
+    async def _pass(self, key: str) -> None:
+        await self._gate(key).wait()
+
+    def _gate(self, key: str) -> asyncio.Event:
+        return self._gates.setdefault(key, asyncio.Event())

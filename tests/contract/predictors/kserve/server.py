@@ -1,21 +1,27 @@
-"""A KServe SDK predictor on loopback with the models `double` and `other`; HTTP_PORT is its port.
+"""A KServe SDK predictor on loopback with the models `double` and `other`; HTTP_PORT and GRPC_PORT are its ports.
 
-Both double FP32 tensors over V2 and rows of numbers over V1, and do what `behaviour` describes: V2 requests ask in
-`parameters`, V1 requests at the top level. Two V1 wishes are of their own: `stream` sends the rows one by one in
+Both double tensors over V2, REST and gRPC, and rows of numbers over V1, and do what `behaviour` describes: V2 requests
+ask in `parameters`, V1 requests at the top level. Two V1 wishes are of their own: `stream` sends the rows one by one in
 chunks, `mirror` answers with the header fields that the model was given.
 """
 
 import json
 import os
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import kserve.model_server
+import kserve.protocol.grpc.server
 import numpy
 from behaviour import BadInputError, Behaviour
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.errors import InvalidInput
+from kserve.protocol.infer_type import to_http_parameters
 from kserve.protocol.rest.server import RESTServer
+
+HOST = "127.0.0.1"
 
 
 class Double(Model):
@@ -34,7 +40,7 @@ class Double(Model):
     ) -> object:
         over_v2 = isinstance(payload, InferRequest)
         try:
-            await self._behaviour.play((payload.parameters or {}) if over_v2 else payload)
+            await self._behaviour.play(to_http_parameters(payload.parameters or {}) if over_v2 else payload)
         except BadInputError as error:
             raise InvalidInput(str(error)) from error
         if response_headers is not None:
@@ -44,7 +50,7 @@ class Double(Model):
     def _infer(self, request: InferRequest) -> InferResponse:
         tensor = request.inputs[0].as_numpy()
         output = InferOutput("output-0", list(tensor.shape), "FP32")
-        output.set_data_from_numpy(numpy.float32(2) * tensor.astype(numpy.float32), binary_data=False)
+        output.set_data_from_numpy(numpy.float32(2) * tensor.astype(numpy.float32), binary_data=request.from_grpc)
         return InferResponse(
             request.id or "",
             self.name,
@@ -70,9 +76,19 @@ class LoopbackServer(RESTServer):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.config.host = "127.0.0.1"
+        self.config.host = HOST
+
+
+def loopback_grpc_server(*args: Any, **settings: Any) -> grpc.aio.Server:
+    """The same for gRPC."""
+    server = grpc.aio.server(*args, **settings)
+    add_port = server.add_insecure_port
+    server.add_insecure_port = lambda address: add_port(address.replace("[::]", HOST))
+    return server
 
 
 if __name__ == "__main__":
     kserve.model_server.RESTServer = LoopbackServer
-    ModelServer(http_port=int(os.environ["HTTP_PORT"]), enable_grpc=False).start([Double("double"), Double("other")])
+    kserve.protocol.grpc.server.aio = SimpleNamespace(server=loopback_grpc_server)
+    ports = {"http_port": int(os.environ["HTTP_PORT"]), "grpc_port": int(os.environ["GRPC_PORT"])}
+    ModelServer(**ports).start([Double("double"), Double("other")])
