@@ -22,7 +22,7 @@ class Replies:
     `overload_status` replaces 503 where the queue is full: 429 for clients that prefer it.
     """
 
-    __slots__ = ("_built", "_codes", "_sections", "_statuses")
+    __slots__ = ("_built", "_calls", "_codes", "_sections", "_statuses")
 
     def __init__(self, overload_status: int) -> None:
         self._statuses = [reply.http for reply in REPLIES]
@@ -30,7 +30,8 @@ class Replies:
         self._codes = [reply.grpc for reply in REPLIES]
         if overload_status == HTTPStatus.TOO_MANY_REQUESTS:
             self._codes[Outcome.QUEUE_FULL] = _RESOURCE_EXHAUSTED
-        self._sections: dict[tuple[Outcome, bool, str], tuple[bytes, bytes]] = {}
+        self._sections: dict[tuple[Outcome, str], tuple[bytes, bytes]] = {}
+        self._calls = [b""] * len(REPLIES)
         self._built: dict[tuple[Outcome, bool, bool, str], bytes] = {}
 
     def status(self, outcome: Outcome) -> int:
@@ -41,24 +42,29 @@ class Replies:
         """The gRPC status a client is told."""
         return self._codes[outcome]
 
-    def http2(self, outcome: Outcome, *, grpc: bool, detail: str = "") -> tuple[bytes, bytes]:
-        """The header block and the body of a reply over HTTP/2; a gRPC call is answered with trailers alone."""
-        key = (outcome, grpc, detail)
+    def http2(self, outcome: Outcome, detail: str = "") -> tuple[bytes, bytes]:
+        """The header block and the body of a reply over HTTP/2."""
+        key = (outcome, detail)
         sections = self._sections.get(key)
         if sections is None:
-            sections = self._sections[key] = (
-                (encode([(b":status", b"200"), (b"content-type", b"application/grpc"), *self._trailers(key)]), b"")
-                if grpc
-                else self._build_http2(outcome, detail)
-            )
+            sections = self._sections[key] = self._build_http2(outcome, detail)
         return sections
+
+    def grpc(self, outcome: Outcome, detail: str = "") -> bytes:
+        """The header block that answers a gRPC call: trailers alone."""
+        block = self._calls[outcome]
+        if not block or detail:
+            fields = [(b":status", b"200"), (b"content-type", b"application/grpc"), *self._trailers(outcome, detail)]
+            block = encode(fields)
+            if not detail:
+                self._calls[outcome] = block
+        return block
 
     def trailers(self, outcome: Outcome) -> bytes:
         """The trailers of a gRPC answer that has begun and cannot be completed, as a header block."""
-        return encode(self._trailers((outcome, True, "")))
+        return encode(self._trailers(outcome, ""))
 
-    def _trailers(self, key: tuple[Outcome, bool, str]) -> list[Field]:
-        outcome, _, detail = key
+    def _trailers(self, outcome: Outcome, detail: str) -> list[Field]:
         fields = [
             (b"grpc-status", b"%d" % self.grpc_status(outcome)),
             (b"grpc-message", percent_encode(_text(outcome, detail))),

@@ -83,7 +83,7 @@ CHECKS = (
     Check("grpc_8x8", "cpu_us", 3, 1.5, ("haproxy", "cpu_us")),
     Check("grpc_1mb_in", "cpu_us", 1.1, 0.85, ("envoy", "cpu_us")),
     Check("grpc_1mb_out", "cpu_us", 1.1, 0.85, ("envoy", "cpu_us")),
-    Check("grpc_refusal", "cpu_us", 0.5, None, ("agent", "admitted_cpu_us")),
+    Check("grpc_refusal", "cpu_us", 0.6, 0.5, ("agent", "admitted_cpu_us")),
     Check("grpc_slow", "up_mib", 32, None),
     Check("grpc_slow", "down_mib", 32, None),
 )
