@@ -94,6 +94,9 @@ class Drain:
         self._end_the_rest()
         # Let clients read what has been written to them: the end of the process would cut it off.
         await self._wait_while(lambda: self._gate.connections, until)
+        for connection in list(self._gate.connections):
+            if isinstance(connection, Http2Downstream):
+                connection.close()
         self.stage = Stage.DRAINED
         self._done.set()
 
@@ -111,7 +114,10 @@ class Drain:
         gate.release(inf)
         gate.shared.flush()
         for connection in list(gate.connections):
-            connection.close()
+            if isinstance(connection, Http2Downstream):
+                connection.close_if_idle()  # its streams may hold what the client has given no window for
+            else:
+                connection.close()
 
     async def _wait_while(self, busy: Callable[[], object], until: float) -> None:
         while busy() and monotonic() < until:

@@ -84,7 +84,11 @@ class Inbound(ServerStream):
         connection, exchange = self._connection, self.exchange
         self.exchange = None
         if exchange is not None:
-            exchange.on_client_fault(fault)
+            try:
+                exchange.on_client_fault(fault)
+            except Exception:
+                exchange.abandon()  # `fail` would not find it any more
+                raise
         else:
             connection.gate.hooks.faulted(fault, connection.peer, monotonic())
 
@@ -116,7 +120,11 @@ class Inbound(ServerStream):
         """The client has left."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
-            exchange.on_client_gone()
+            try:
+                exchange.on_client_gone()
+            except Exception:
+                exchange.abandon()  # `fail` would not find it any more
+                raise
 
     # Client of an exchange
 
@@ -139,9 +147,12 @@ class Inbound(ServerStream):
 
     def send_refusal(self, outcome: Outcome, detail: str) -> None:
         """Answer for the predictor."""
-        block, body = self._connection.gate.replies.http2(outcome, grpc=self._grpc, detail=detail)
-        self.send_head(block, not body)
-        if body:
+        replies = self._connection.gate.replies
+        if self._grpc:
+            self.send_head(replies.grpc(outcome, detail), True)
+        else:
+            block, body = replies.http2(outcome, detail)
+            self.send_head(block, False)
             self.send_data(body, True)
 
     def start_tunnel(self, head: ResponseHead) -> None:
@@ -154,7 +165,7 @@ class Inbound(ServerStream):
 
     def cut(self, outcome: Outcome) -> None:
         """End an answer that has begun: with a status where the client reads one, else with RST_STREAM."""
-        if self._grpc:
+        if self._grpc and outcome is not Outcome.INTERNAL:  # after a bug of ours, who knows what was sent
             self.send_trailers(self._connection.gate.replies.trailers(outcome))
         else:
             self.reset(Code.INTERNAL_ERROR)
@@ -210,7 +221,7 @@ class Http2Downstream(Connection):
         self.gate.connections.add(self)
         self.since, self.peer = monotonic(), arrival.peer
         if self.gate.closing:
-            self._machine.end()
+            self._machine.announce_end()
 
     def received(self, data: memoryview) -> None:
         self._machine.feed(data)

@@ -61,15 +61,23 @@ class Outbound(ClientStream):
         exchange, self.exchange = self.exchange, None
         if exchange is None:
             return
-        if code == Code.REFUSED_STREAM:
-            exchange.on_upstream_returned()
-        else:
-            exchange.on_upstream_lost()
+        try:
+            if code == Code.REFUSED_STREAM:
+                exchange.on_upstream_returned()
+            else:
+                exchange.on_upstream_lost()
+        except Exception:
+            exchange.abandon()  # `fail` would not find it any more
+            raise
 
     def on_fault(self, fault: Fault) -> None:
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
-            exchange.on_upstream_fault(fault)
+            try:
+                exchange.on_upstream_fault(fault)
+            except Exception:
+                exchange.abandon()  # `fail` would not find it any more
+                raise
 
     def on_blocked(self) -> None:
         if self.exchange is not None:
@@ -251,7 +259,13 @@ class Http2Pool(Dialler):
         """Give those who wait what room there is."""
         for connection in list(self._open):
             while self.waiting and connection.room:
-                self._next().attach(Outbound(connection), monotonic())
+                exchange = self._next()
+                try:
+                    exchange.attach(Outbound(connection), monotonic())
+                except Exception as error:
+                    # A bug in one request, which is in no connection yet: those that wait behind it are served.
+                    self._shared.report(error)
+                    exchange.abandon()
 
     def exchanges(self) -> "Iterator[Exchange]":
         """Those that the predictor has."""

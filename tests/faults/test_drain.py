@@ -99,7 +99,7 @@ async def test_a_slow_reader_gets_all_of_its_reply(bed: Opener) -> None:
     await eventually(lambda: agent.outcomes)
     assert transport.get_write_buffer_size()
     agent.server.drain.begin()
-    await eventually(lambda: transport.is_closing())
+    await eventually(transport.is_closing)
     assert agent.server.drain.stage is Stage.DRAINING
     assert (await client.response()).body == b"x" * 100_000
     assert await client.rest() == b""

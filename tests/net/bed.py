@@ -227,7 +227,7 @@ class Bed:
 
     async def close(self) -> None:
         """End both sides, and check that nothing is left and nothing was lost count of."""
-        await asyncio.gather(*self._senders)
+        failures = [end for end in await asyncio.gather(*self._senders, return_exceptions=True) if end is not None]
         for client in self._clients:
             client.close()
         self.predictor.close()
@@ -244,6 +244,7 @@ class Bed:
             await server.stop()
             await eventually(lambda: asyncio.all_tasks() <= self._tasks | {asyncio.current_task()}, "tasks are left")
         assert not self.errors, self.errors
+        assert not failures, failures
 
 
 class Opener(Protocol):
