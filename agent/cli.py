@@ -10,6 +10,7 @@ from typing import NoReturn
 from agent import __version__
 from agent.errors import SettingsError
 from agent.settings import Settings, knobs, resolve
+from agent.values import AUTO
 
 # sysexits.h EX_USAGE, which linkerd2-proxy uses for bad settings too.
 EX_USAGE = 64
@@ -82,7 +83,9 @@ def _print(settings: Settings) -> None:
     values = asdict(settings)
     values["routes"] = [f"{route.listen}={route.upstream}" for route in settings.routes]
     values["admin"] = str(settings.admin)
-    values["model_limits"] = dict(settings.model_limits)
+    values["limit"] = "auto" if settings.limit == AUTO else settings.limit
+    values["model_limits"] = {name: "auto" if bound == AUTO else bound for name, bound in settings.model_limits}
+    values["model_deadlines"] = dict(settings.model_deadlines)
     print(json.dumps(values, indent=2))
 
 

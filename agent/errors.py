@@ -38,6 +38,8 @@ class Outcome(IntEnum):
     VERSION_UNSUPPORTED = 15
     HEAD_TIMEOUT = 16
     INTERNAL = 17
+    DEADLINE = 18
+    OVERLOAD = 19
 
     @property
     def label(self) -> str:
@@ -81,6 +83,8 @@ REPLIES: tuple[Reply, ...] = (
     Reply(505, 12, False, Blame.CLIENT, "HTTP version not supported"),
     Reply(408, 4, False, Blame.CLIENT, "the request head did not arrive in time"),
     Reply(500, 13, False, Blame.AGENT, "internal error"),
+    Reply(503, 14, True, Blame.AGENT, "the deadline cannot be met at this load"),
+    Reply(503, 14, True, Blame.AGENT, "the server is overloaded"),
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from agent import values
 from agent.errors import SettingsError
 from agent.observe.accesslog import Mode
-from agent.values import AUTO_LIMIT, Address, Listen, Route
+from agent.values import AUTO, Address, Listen, Route
 
 
 def _knob(
@@ -42,11 +42,16 @@ class Settings:
         "limit",
         "auto",
         values.limit,
-        f"how many requests the predictor may execute at once; auto is {AUTO_LIMIT} in this version",
+        "how many requests the predictor may execute at once; auto searches for it",
         form="N|auto|none",
     )
     model_limits: tuple[tuple[str, int], ...] = _knob(
-        "model-limit", "", values.model_limit, "a lower limit for one model (repeatable)", form="NAME=N", repeat=True
+        "model-limit",
+        "",
+        values.model_limit,
+        "a lower limit for one model (repeatable)",
+        form="NAME=N|auto",
+        repeat=True,
     )
     queue: int = _knob(
         "queue",
@@ -69,13 +74,39 @@ class Settings:
         "how much of a waiting request's body is read; the rest stays in the client's socket",
         form="SIZE",
     )
-    policy: str = _knob("policy", "fifo", values.choice("fifo"), "the order of the queue", form="fifo")
+    policy: str = _knob(
+        "policy",
+        "deadline",
+        values.choice("deadline", "fifo"),
+        "refuse what is predicted to be late and serve by deadlines, or first in, first out",
+        form="deadline|fifo",
+    )
     deadline: float = _knob(
         "deadline",
         "10s",
         values.duration(0.001, 86400),
-        "how long a request may wait for its slot and for a predictor that restarts; then 504 or 503",
+        "how long a caller that does not say waits for its answer; with fifo, how long a request may wait for its slot",
         form="DUR",
+    )
+    model_deadlines: tuple[tuple[str, float], ...] = _knob(
+        "model-deadline", "", values.model_deadline, "the same for one model (repeatable)", form="NAME=DUR", repeat=True
+    )
+    deadline_header: str = _knob(
+        "deadline-header",
+        "",
+        values.field_name,
+        "a header in which callers say how long they will wait: 250 (ms), 250ms or 2s",
+        form="NAME",
+    )
+    priority_header: str = _knob(
+        "priority-header",
+        "",
+        values.field_name,
+        "a header with the priority: 1 is served first, 0 is none",
+        form="NAME",
+    )
+    tenant_header: str = _knob(
+        "tenant-header", "", values.field_name, "a header with the tenant: tenants that wait take turns", form="NAME"
     )
     timeout: float = _knob(
         "timeout", "0", values.duration(0, 86400), "bound on a whole exchange, answer included; 0 is none", form="DUR"
@@ -84,7 +115,7 @@ class Settings:
         "overload-status",
         "503",
         lambda text: int(values.choice("503", "429")(text)),
-        "the status of a refusal for lack of room",
+        "the status of a refusal for lack of room or time",
         form="503|429",
     )
     unknown_route: str = _knob(
@@ -224,15 +255,34 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
     limit = given.get("limit")
     names = [name for name, _ in given.get("model_limits", ())]
     problems += [f"--model-limit names {name!r} twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    if limit is not None:
+    if limit:
         problems += [
             f"--model-limit {name}={bound} is above --limit {limit}"
             for name, bound in given.get("model_limits", ())
             if bound > limit
         ]
+    patiences = [name for name, _ in given.get("model_deadlines", ())]
+    problems += [
+        f"--model-deadline names {name!r} twice" for name in sorted({n for n in patiences if patiences.count(n) > 1})
+    ]
+    if given.get("policy") == "fifo":
+        problems += _meaningless(given)
     queue_bytes, queued_body = given.get("queue_bytes"), given.get("queued_body")
     if queue_bytes is not None and queued_body is not None and queued_body > queue_bytes:
         problems.append(f"--queued-body {queued_body} is above --queue-bytes {queue_bytes}")
+    return problems
+
+
+def _meaningless(given: Mapping[str, Any]) -> list[str]:
+    """What `--policy fifo` cannot do."""
+    problems = []
+    if given.get("limit") == AUTO or any(bound == AUTO for _, bound in given.get("model_limits", ())):
+        problems.append("--policy fifo needs a --limit that is a number or none (auto searches with --policy deadline)")
+    problems += [
+        f"--{name.replace('_', '-').removesuffix('s')} needs --policy deadline"
+        for name in ("model_deadlines", "deadline_header", "priority_header", "tenant_header")
+        if given.get(name)
+    ]
     return problems
 
 

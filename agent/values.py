@@ -56,8 +56,8 @@ class Route(NamedTuple):
         return ",".join(url for url in urls if url)
 
 
-# What `--limit auto` stands for: about what a CPU predictor with a handful of workers runs at its best throughput.
-AUTO_LIMIT = 16
+# `--limit auto`: the limit is searched for.
+AUTO = 0
 MAX_LIMIT = 1_000_000
 
 
@@ -126,25 +126,46 @@ def switch(text: str) -> bool:
 
 
 def limit(text: str) -> int | None:
-    """How many requests may run at once: a number, none, or auto."""
+    """How many requests may run at once: a number, None for no limit, or AUTO."""
     if text == "none":
         return None
     try:
-        return AUTO_LIMIT if text == "auto" else number(1, MAX_LIMIT)(text)
+        return AUTO if text == "auto" else number(1, MAX_LIMIT)(text)
     except ValueError:
         raise ValueError(f"auto, none, or a whole number from 1 to {MAX_LIMIT}") from None
 
 
 def model_limit(text: str) -> tuple[str, int]:
-    """A limit of one model's own: NAME=N."""
+    """A limit of one model's own, NAME=N or NAME=auto."""
     name, _, bound = text.rpartition("=")
     try:
-        value = number(1, MAX_LIMIT)(bound)
+        value = AUTO if bound == "auto" else number(1, MAX_LIMIT)(bound)
     except ValueError:
-        value = 0
-    if not name or not value:
-        raise ValueError(f"NAME=N with N a whole number from 1 to {MAX_LIMIT}")
+        name = ""
+    if not name:
+        raise ValueError(f"NAME=N with N auto or a whole number from 1 to {MAX_LIMIT}")
     return name, value
+
+
+def model_deadline(text: str) -> tuple[str, float]:
+    """A deadline of one model's own: NAME=DUR."""
+    name, _, patience = text.rpartition("=")
+    if not name:
+        raise ValueError("NAME=DUR with a duration such as 500ms or 2s")
+    try:
+        return name, duration(0.001, 86400)(patience)
+    except ValueError as error:
+        raise ValueError(f"NAME=DUR with {error}") from None
+
+
+_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+def field_name(text: str) -> str:
+    """The name of a header field, in lower case; empty for none."""
+    if text and _FIELD_NAME.fullmatch(text) is None:
+        raise ValueError("the name of a header field, such as x-request-timeout")
+    return text.lower()
 
 
 _LISTEN = re.compile(r"(?:([A-Za-z0-9.\-_]+|\[[0-9A-Fa-f:.]+\]):)?([0-9]{1,5})")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import Fault, Outcome
+from agent.net.server import admission_of
 from agent.observe.counters import Counters
-from agent.policy.admission import Admission
 from agent.policy.classify import Kind, Route
 from agent.policy.usage import Usage, UsageTable
 from agent.settings import Settings, resolve
@@ -126,13 +126,7 @@ class FakeServer:
         self.counters = Counters()
         names = [name for name, _ in self.settings.model_limits]
         self.usages = {protocol: UsageTable(names, now, protocol) for protocol in ("http", "grpc")}
-        self.admission = Admission(
-            limit=self.settings.limit,
-            model_limits=dict(self.settings.model_limits),
-            queue_limit=self.settings.queue,
-            queue_bytes=self.settings.queue_bytes,
-            patience=self.settings.deadline,
-        )
+        self.admission = admission_of(self.settings)
         self.gate = FakeGate()
         self.connections: set[object] = set()
         self.pools = [FakePool()]

@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.values": set(),
     "agent.logs": set(),
     "agent.__main__": {"agent.cli"},
-    "agent.cli": {"agent", "agent.errors", "agent.settings", "agent.logs", "agent.net.server", "agent.demo", "uvloop"},
+    "agent.cli": {"agent", "agent.errors", "agent.settings", "agent.values", "agent.logs", "agent.net.server", "agent.demo", "uvloop"},
     "agent.settings": {"agent.errors", "agent.values", "agent.observe.accesslog"},
     "agent.wire": {"agent.errors", "hpack", "httptools"},
     "agent.policy": {"agent.errors"},

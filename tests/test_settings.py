@@ -10,7 +10,7 @@ import agent
 from agent.errors import SettingsError
 from agent.observe.accesslog import Mode
 from agent.settings import Knob, Settings, knobs, resolve
-from agent.values import Address, Listen, Route
+from agent.values import AUTO, Address, Listen, Route
 
 KNOBS = {knob.flag: knob for knob in knobs()}
 ROUTE = "8080=http://127.0.0.1:9000"
@@ -65,16 +65,16 @@ TABLE: dict[str, Texts] = {
         "PORT or HOST:PORT with a port from 0 to 65535",
     ),
     "--limit": Texts(
-        16,
-        {"1": 1, "1000000": 1_000_000, "none": None, "auto": 16},
+        AUTO,
+        {"1": 1, "1000000": 1_000_000, "none": None, "auto": AUTO},
         (*NOT_NUMBERS, "0", "1000001", "None"),
         "auto, none, or a whole number from 1 to 1000000",
     ),
     "--model-limit": Texts(
         (),
-        {"m=2": ("m", 2), "a=b=3": ("a=b", 3)},
-        ("", "m", "m=", "=1", "m=0", "m=x", "m=1000001"),
-        "NAME=N with N a whole number from 1 to 1000000",
+        {"m=2": ("m", 2), "a=b=3": ("a=b", 3), "m=auto": ("m", AUTO)},
+        ("", "m", "m=", "=1", "m=0", "m=x", "m=1000001", "=auto"),
+        "NAME=N with N auto or a whole number from 1 to 1000000",
     ),
     "--queue": Texts(1000, {"0": 0, "1000000": 1_000_000}, (*NOT_NUMBERS, "1000001"), "from 0 to 1000000"),
     "--queue-bytes": Texts(
@@ -86,10 +86,19 @@ TABLE: dict[str, Texts] = {
     "--queued-body": Texts(
         64 << 10, {"1KiB": 1 << 10, "1024B": 1 << 10, "2MiB": 2 << 20}, (*NOT_SIZES, "1023", "2GiB"), "from 1024 to"
     ),
-    "--policy": Texts("fifo", {"fifo": "fifo"}, ("", "lifo", "FIFO", "deadline"), "one of fifo"),
+    "--policy": Texts("deadline", {"deadline": "deadline"}, ("", "lifo", "FIFO"), "one of deadline, fifo"),
     "--deadline": Texts(
         10.0, {"1ms": 0.001, "1.5s": 1.5, "24h": 86400.0}, (*NOT_DURATIONS, "0", "25h"), "0.001s to 86400s"
     ),
+    "--model-deadline": Texts(
+        (),
+        {"m=2s": ("m", 2.0), "a=b=30ms": ("a=b", 0.03)},
+        ("", "m", "m=", "=1s", "m=0", "m=x", "m=25h"),
+        "NAME=DUR with",
+    ),
+    "--deadline-header": Texts("", {"X-Timeout": "x-timeout"}, ("a b", "a:", "ä"), "the name of a header field"),
+    "--priority-header": Texts("", {"x-priority": "x-priority"}, ("a b", "a:"), "the name of a header field"),
+    "--tenant-header": Texts("", {"x-tenant": "x-tenant"}, ("a b", "a:"), "the name of a header field"),
     "--timeout": Texts(0.0, {"0": 0.0, "0s": 0.0, "2m": 120.0}, (*NOT_DURATIONS, "25h"), "from 0s to 86400s"),
     "--overload-status": Texts(503, {"503": 503, "429": 429}, ("", "500", "503 ", "x"), "one of 503, 429"),
     "--unknown-route": Texts("bypass", {"bypass": "bypass", "admit": "admit"}, ("", "queue"), "one of bypass, admit"),
@@ -285,7 +294,20 @@ CONTRADICTIONS = {
         {"--limit": ["4"], "--model-limit": ["m=5"]},
         "--model-limit m=5 is above --limit 4",
     ),
-    "a model limit above the automatic limit": ({"--model-limit": ["m=17"]}, "--model-limit m=17 is above --limit 16"),
+    "a search without predictions": ({"--policy": ["fifo"]}, "--policy fifo needs a --limit that is a number or none"),
+    "a search for a model without predictions": (
+        {"--policy": ["fifo"], "--limit": ["8"], "--model-limit": ["m=auto"]},
+        "--policy fifo needs a --limit that is a number or none",
+    ),
+    "deadlines without predictions": (
+        {"--policy": ["fifo"], "--limit": ["8"], "--deadline-header": ["x-timeout"]},
+        "--deadline-header needs --policy deadline",
+    ),
+    "models' deadlines without predictions": (
+        {"--policy": ["fifo"], "--limit": ["8"], "--model-deadline": ["m=1s"]},
+        "--model-deadline needs --policy deadline",
+    ),
+    "a model with two deadlines": ({"--model-deadline": ["m=1s", "m=2s"]}, "--model-deadline names 'm' twice"),
     "a model with two limits": ({"--model-limit": ["m=1", "m=2"]}, "--model-limit names 'm' twice"),
     "a body above the queue's bytes": (
         {"--queued-body": ["128KiB"], "--queue-bytes": ["64KiB"]},

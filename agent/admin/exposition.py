@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from agent import __version__
 from agent.observe.counters import BOUNDS, Histogram
+from agent.policy.deadline import DeadlineAdmission
 
 if TYPE_CHECKING:
     from agent.net.server import Server
@@ -30,6 +31,7 @@ class Exposition(Collector):
         """All families, as of now."""
         yield from self._levels()
         yield from self._limits()
+        yield from self._beliefs()
         yield from self._endings()
         yield from self._times()
         yield from self._connections()
@@ -90,6 +92,37 @@ class Exposition(Collector):
         yield GaugeMetricFamily(
             "headgate_queued_bytes", "Bytes of waiting requests held in memory.", value=admission.queued_bytes
         )
+
+    def _beliefs(self) -> Iterator[Metric]:
+        """What the deadline policy predicts from; nothing with first in, first out."""
+        admission = self._server.admission
+        if not isinstance(admission, DeadlineAdmission):
+            return
+        now = monotonic()
+        names = sorted({row.name for table in self._server.usages.values() for row in table.rows(now)})
+        yield GaugeMetricFamily(
+            "headgate_drain_rate", "Requests a second that leave while others wait.", value=admission.total.rate
+        )
+        yield GaugeMetricFamily(
+            "headgate_offered_load_ratio",
+            "Offered requests, refused ones included, over those that can be served; at least 1.",
+            value=admission.total.load,
+        )
+        wait = GaugeMetricFamily(
+            "headgate_predicted_wait_seconds", "What the model's next request would wait for its slot.", labels=["model"]
+        )
+        overloaded = GaugeMetricFamily(
+            "headgate_overloaded", "Whether requests stand in a line that no burst explains.", labels=["model"]
+        )
+        service = GaugeMetricFamily(
+            "headgate_service_time_seconds", "Recent times from dispatch to answer.", labels=["model", "quantile"]
+        )
+        for name in names:
+            wait.add_metric([name], admission.predicted_wait(name))
+            overloaded.add_metric([name], admission.is_overloaded(name, now))
+            for share in (0.5, 0.9):
+                service.add_metric([name, str(share)], admission.service_time(name, share, now))
+        yield from (wait, overloaded, service)
 
     def _endings(self) -> Iterator[Metric]:
         counters = self._server.counters

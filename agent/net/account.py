@@ -1,9 +1,10 @@
 """What an exchange owes admission and observers: its ticket, its stamps, and exactly one ending."""
 
 from collections.abc import Sequence
+from random import uniform
 from time import monotonic
 
-from agent.errors import Outcome
+from agent.errors import REPLIES, Outcome
 from agent.net.gate import Gate
 from agent.net.messages import Messages
 from agent.net.phase import ENDED, NAMING, QUEUED, RELAYING, Phase
@@ -30,6 +31,7 @@ class Account:
         "_down",
         "_gate",
         "_head",
+        "_is_stream",
         "_messages",
         "_phase",
         "_response",
@@ -59,6 +61,7 @@ class Account:
         self._ticket: Ticket | None = None
         self._response: ResponseHead | None = None
         self._messages: Messages | None = None
+        self._is_stream = False
         self.protocol = down.protocol
         self.peer = down.peer
         self.route: Route
@@ -105,19 +108,35 @@ class Account:
 
     def _enter(self, now: float) -> Outcome | None:
         """Offer the request to admission. Returns the refusal; else the ticket runs or waits."""
-        gate, route, timeout = self._gate, self.route, self._head.timeout
+        gate, route = self._gate, self.route
         usage = self.usage = gate.usages[self.protocol].of(route.model)
-        if route.streams:
+        if route.messages:
             self._messages = Messages(usage)
             self._messages.ask(self._upload.first_bytes())
-        ticket = self._ticket = Ticket(self, route.model, usage, gate.admission)
-        patience = None if timeout is None else self.began + timeout - now
-        refusal = gate.admission.offer(ticket, now, patience)
+        ticket = self._ticket = gate.admission.ticket(self, route.model, usage)
+        patience = self._head.patience
+        priority = tenant = 0
+        if gate.stated.is_needed:
+            said, priority, tenant = gate.stated.read(self._head.fields)
+            if said is not None and (patience is None or said < patience):
+                patience = said
+        if patience is not None:
+            patience += self.began - now
+        refusal = gate.admission.offer(ticket, now, patience, streams=route.streams, priority=priority, tenant=tenant)
+        if priority:
+            gate.displace()
         if refusal is None and ticket.state is not RUNNING:
             if self._upload.size:
                 gate.admission.charge(ticket, self._upload.size)
             gate.wake_at(ticket.deadline)
         return refusal
+
+    def _retry_after(self, outcome: Outcome) -> float | None:
+        """Seconds after which a refused caller may find room, spread so that they do not all come back together."""
+        if self._ticket is None or not REPLIES[outcome].retry:
+            return 0.0
+        seconds = self._gate.admission.retry_after(self._ticket, monotonic())
+        return None if seconds is None else seconds * uniform(1.0, 1.5)
 
     def _book_refusal(self, outcome: Outcome) -> None:
         """The client is told this by us, unless an answer has begun."""
@@ -143,11 +162,11 @@ class Account:
         started: Sequence[Ticket] = ()
         if ticket is not None:
             if ticket.state is RUNNING:
-                started = gate.admission.finish(ticket, now)
+                started = gate.admission.finish(ticket, now, served=outcome is SERVED and not self._is_stream)
             elif ticket.state is admission.QUEUED:
                 gate.admission.cancel(ticket, now)
             if outcome is SERVED:
-                if not self.route.streams:
+                if not (self.route.streams or self._is_stream):
                     ticket.usage.served(now - self.dispatched)
                 # A gRPC answer is HTTP's 200 whatever it says.
                 if self.grpc_status == 0 or (self.grpc_status == NO_STATUS and self.status != 404):

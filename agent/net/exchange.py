@@ -108,11 +108,12 @@ class Exchange(Account):
         if self._phase is not QUEUED:
             self._drop_upstream()
         self._book_refusal(outcome)
+        retry = self._retry_after(outcome)
         self._finish(outcome)
         if down is None:
             return
         if response is None:
-            down.send_refusal(outcome, detail)
+            down.send_refusal(outcome, detail, retry)
         else:
             down.cut(outcome)
 
@@ -220,8 +221,8 @@ class Exchange(Account):
 
         Only inference waits for the next one: a probe is there to learn that the predictor is down.
         """
-        timeout = self._head.timeout
-        if timeout is not None and now - self.began >= timeout:
+        patience = self._head.patience
+        if patience is not None and now - self.began >= patience:
             self.refuse(Outcome.EXPIRED)
         elif self._ticket is None or now - self.arrived >= self._gate.admission.patience:
             self.refuse(Outcome.UPSTREAM_UNAVAILABLE)
@@ -235,7 +236,12 @@ class Exchange(Account):
         """The final answer's head."""
         self._response = head
         self._upload.drop()
-        self.responded = monotonic()
+        now = self.responded = monotonic()
+        route = self.route
+        if route.streams and self._ticket is not None:
+            self._gate.admission.responded(self._ticket, now)
+        elif route.may_stream and head.is_event_stream:
+            self._is_stream = True
         down = self._down
         if down is None:
             if head.status == 101:

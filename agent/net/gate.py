@@ -10,8 +10,9 @@ from agent.errors import Outcome
 from agent.net.connection import Connection, Shared
 from agent.net.replies import Replies
 from agent.observe.hooks import Hooks
-from agent.policy.admission import Admission, Ticket
+from agent.policy.admission import RUNNING, Admission, Ticket
 from agent.policy.classify import Classifier
+from agent.policy.stated import Reader
 from agent.policy.usage import UsageTable
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Gate:
         "replies",
         "retry_stale",
         "shared",
+        "stated",
         "usages",
     )
 
@@ -54,6 +56,7 @@ class Gate:
         shared: Shared,
         admission: Admission,
         classifier: Classifier,
+        stated: Reader,
         usages: Mapping[str, UsageTable],
         hooks: Hooks,
         replies: Replies,
@@ -64,6 +67,7 @@ class Gate:
         self.shared = shared
         self.admission = admission
         self.classifier = classifier
+        self.stated = stated
         self.usages = usages
         self.hooks = hooks
         self.replies = replies
@@ -98,12 +102,20 @@ class Gate:
         self._alarm = self._loop.call_later(max(0.0, when - monotonic()), self._on_alarm)
 
     def dispatch(self, tickets: Sequence[Ticket], now: float) -> None:
-        """Send off the tickets that admission has started.
+        """Send off the tickets that admission has started, and answer those that it has dropped.
 
-        A flat loop: a dispatch never ends an exchange in the same turn.
+        A flat loop: a dispatch never ends an exchange in the same turn, and an answer starts nobody.
         """
         for ticket in tickets:
-            ticket.owner.dispatch(now)
+            if ticket.state is RUNNING:
+                ticket.owner.dispatch(now)
+            else:
+                ticket.owner.refuse(Outcome.EXPIRED)
+
+    def displace(self) -> None:
+        """Answer the tickets that one of a higher priority has pushed out."""
+        for ticket in self.admission.take_displaced():
+            ticket.owner.refuse(Outcome.OVERLOAD)
 
     def expire(self, now: float) -> None:
         """Answer the tickets whose deadline has passed in the queue."""

@@ -275,7 +275,7 @@ class Http1Downstream(Connection):
         """End a reply that has begun: with RST, for FIN could mean that it is complete."""
         self.abort()
 
-    def send_refusal(self, outcome: Outcome, detail: str) -> None:
+    def send_refusal(self, outcome: Outcome, detail: str, retry_s: float | None) -> None:
         """Answer for the predictor."""
         head = self._head
         if self._machine.state is not READY and (
@@ -285,7 +285,9 @@ class Http1Downstream(Connection):
         if self._gate.closing:
             self._close_after = True
         self.write(
-            self._gate.replies.http(outcome, close=self._close_after, bodyless=head.method == b"HEAD", detail=detail)
+            self._gate.replies.http(
+                outcome, close=self._close_after, bodyless=head.method == b"HEAD", detail=detail, retry_s=retry_s
+            )
         )
         self._exchange = None
         self.since = monotonic()

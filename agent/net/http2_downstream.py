@@ -64,7 +64,7 @@ class Inbound(ServerStream):
             self.protocol = "grpc"
         if fault is not None:
             connection.gate.hooks.faulted(fault, connection.peer, monotonic())
-            self.send_refusal(fault.outcome, fault.detail)
+            self.send_refusal(fault.outcome, fault.detail, 0.0)
             return
         exchange = self.exchange = Exchange(connection.gate, connection.pool, self, head, uploaded=end)
         exchange.begin()
@@ -145,13 +145,13 @@ class Inbound(ServerStream):
         """End the answer with trailers."""
         self.send_trailers(trailers.block)
 
-    def send_refusal(self, outcome: Outcome, detail: str) -> None:
+    def send_refusal(self, outcome: Outcome, detail: str, retry_s: float | None) -> None:
         """Answer for the predictor."""
         replies = self._connection.gate.replies
         if self._grpc:
-            self.send_head(replies.grpc(outcome, detail), True)
+            self.send_head(replies.grpc(outcome, detail, retry_s), True)
         else:
-            block, body = replies.http2(outcome, detail)
+            block, body = replies.http2(outcome, detail, retry_s)
             self.send_head(block, False)
             self.send_data(body, True)
 

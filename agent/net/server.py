@@ -26,9 +26,12 @@ from agent.observe.counters import Counters
 from agent.observe.hooks import Hooks, Observer
 from agent.policy.admission import Admission
 from agent.policy.classify import Classifier
+from agent.policy.deadline import DeadlineAdmission
+from agent.policy.knee import Knee
+from agent.policy.stated import Reader
 from agent.policy.usage import UsageTable
 from agent.settings import Settings
-from agent.values import Address, Listen
+from agent.values import AUTO, Address, Listen
 from agent.wire.message import Limits
 from agent.wire.stream import Bounds
 
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 # Descriptors that are not for clients: listeners, the admin port, logs, dials that fail.
 _RESERVED_DESCRIPTORS = 64
 _BACKLOG = 4096
+# Where `--limit auto` begins to search: it doubles while that pays.
+FIRST_LIMIT = 8
 
 
 class Server:
@@ -51,14 +56,7 @@ class Server:
         self.counters = Counters()
         names = [name for name, _ in settings.model_limits]
         self.usages = {protocol: UsageTable(names, now, protocol) for protocol in ("http", "grpc")}
-        self.admission = Admission(
-            limit=settings.limit,
-            model_limits=dict(settings.model_limits),
-            queue_limit=settings.queue,
-            queue_bytes=settings.queue_bytes,
-            # The bound on the whole exchange holds while it waits, too.
-            patience=min(settings.deadline, settings.timeout or settings.deadline),
-        )
+        self.admission = admission_of(settings)
         observers: list[Observer] = [self.counters]
         if settings.access_log is not Mode.OFF:
             observers.append(AccessLog(settings.access_log, partial(print, end="", flush=True), time.time() - now))
@@ -68,6 +66,11 @@ class Server:
             shared=shared,
             admission=self.admission,
             classifier=Classifier(admit_unknown=settings.unknown_route == "admit"),
+            stated=Reader(
+                deadline=settings.deadline_header.encode(),
+                priority=settings.priority_header.encode(),
+                tenant=settings.tenant_header.encode(),
+            ),
             usages=self.usages,
             hooks=Hooks(observers, partial(logs.failure, "observer dropped")),
             replies=Replies(settings.overload_status),
@@ -120,7 +123,7 @@ class Server:
             listen=self.addresses,
             upstream=[route.upstream for route in self.settings.routes],
             admin=self.admin_address,
-            limit=self.settings.limit,
+            limit=self.admission.limit,
             queue=self.settings.queue,
         )
 
@@ -152,6 +155,32 @@ class Server:
     def _close_listeners(self) -> None:
         for listener in self._listeners:
             listener.close()
+
+
+def admission_of(settings: Settings) -> Admission:
+    """The gate that the settings ask for."""
+    # The bound on the whole exchange holds while it waits, too.
+    patience = min(settings.deadline, settings.timeout or settings.deadline)
+    bounds = dict(settings.model_limits)
+    if settings.policy == "fifo":
+        return Admission(
+            limit=settings.limit,
+            model_limits=bounds,
+            queue_limit=settings.queue,
+            queue_bytes=settings.queue_bytes,
+            patience=patience,
+        )
+    return DeadlineAdmission(
+        limit=settings.limit,
+        model_limits={name: bound for name, bound in bounds.items() if bound != AUTO},
+        queue_limit=settings.queue,
+        queue_bytes=settings.queue_bytes,
+        patience=patience,
+        model_patience=dict(settings.model_deadlines),
+        fair=bool(settings.tenant_header),
+        search=Knee(FIRST_LIMIT) if settings.limit == AUTO else None,
+        searches={name: Knee(FIRST_LIMIT) for name, bound in bounds.items() if bound == AUTO},
+    )
 
 
 def _load_admin() -> "type[Admin]":

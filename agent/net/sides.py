@@ -35,7 +35,8 @@ class Client(Protocol):
 
     def finish(self, trailers: Trailers) -> None: ...
 
-    def send_refusal(self, outcome: Outcome, detail: str) -> None: ...
+    def send_refusal(self, outcome: Outcome, detail: str, retry_s: float | None) -> None:
+        """Answer for the predictor; `retry_s` is when to try again, None for never."""
 
     def start_tunnel(self, head: ResponseHead) -> None: ...
 

@@ -13,10 +13,13 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.errors import Outcome
 from agent.policy.usage import Usage
+
+if TYPE_CHECKING:
+    from agent.policy.knee import Decision
 
 
 class State(IntEnum):
@@ -122,7 +125,21 @@ class Admission:
         """Seconds so far in which every slot was taken."""
         return self._busy_seconds + (0.0 if self._busy_since is None else now - self._busy_since)
 
-    def offer(self, ticket: Ticket, now: float, patience: float | None = None) -> Outcome | None:
+    def ticket(self, owner: Any, model: str, usage: Usage) -> Ticket:
+        """A ticket to offer."""
+        return Ticket(owner, model, usage, self)
+
+    def offer(
+        self,
+        ticket: Ticket,
+        now: float,
+        patience: float | None = None,
+        *,
+        streams: bool = False,  # noqa: ARG002 - first come, first served, whatever it is
+        priority: int = 0,  # noqa: ARG002
+        tenant: int = 0,  # noqa: ARG002
+        cost: float = 1.0,  # noqa: ARG002
+    ) -> Outcome | None:
         """Admit, queue or refuse. Returns the refusal, or None; then `ticket.state` is RUNNING or QUEUED.
 
         `patience` is how many seconds this one may wait, where its own deadline comes before the setting's.
@@ -155,7 +172,22 @@ class Admission:
         ticket.queued_bytes += size
         self.queued_bytes += size
 
-    def finish(self, ticket: Ticket, now: float) -> Sequence[Ticket]:
+    def responded(self, ticket: Ticket, now: float) -> None:
+        """The first byte of the answer has come."""
+
+    def take_decisions(self) -> "Sequence[tuple[str, Decision]]":
+        """What searches for limits have decided since the last call, by model; "" is the total. None search here."""
+        return ()
+
+    def take_displaced(self) -> Sequence[Ticket]:
+        """The tickets that others have pushed out of the queue; nobody does here."""
+        return ()
+
+    def retry_after(self, ticket: Ticket, now: float) -> float | None:  # noqa: ARG002 - nothing is predicted here
+        """Seconds after which a refused request may find room; None where no wait can help."""
+        return 0.0
+
+    def finish(self, ticket: Ticket, now: float, *, served: bool = True) -> Sequence[Ticket]:  # noqa: ARG002
         """End a running ticket. Returns the tickets that run now and must be dispatched."""
         assert ticket.state is RUNNING, "a ticket ends once, and only a running one finishes"
         ticket.state = ENDED

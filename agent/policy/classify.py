@@ -23,13 +23,17 @@ class Kind(StrEnum):
 class Route(NamedTuple):
     """The classification of a request; `model` is empty where neither path nor metadata name one.
 
-    `inside` says that the first gRPC message names it; `streams` that each message of the call is a request of its own.
+    `inside` says that the first gRPC message names it; `streams` that the answer comes piece by piece, so that its first
+    byte counts; `may_stream` that it does if the client has asked so in the body; and `messages` that each message of
+    the call is a request of its own.
     """
 
     kind: Kind
     model: str = ""
     inside: bool = False
     streams: bool = False
+    may_stream: bool = False
+    messages: bool = False
 
 
 _MODEL = rb"/models/([^/:]+)(?:/(?:versions|labels)/[^/:]+)?"
@@ -42,6 +46,9 @@ _INFERENCE = re.compile(
     rb"|/v1/timeseries/forecast/?|/v2/rerank/?|/rerank/?|/score/?|/pooling/?|/classify/?|/invocations/?"
     rb"|/generate(?:_stream)?/?"
 )
+_STREAMS = re.compile(rb"/(?:infer_stream|generate_stream)/?$")
+# The OpenAI routes stream when the body says so.
+_MAY_STREAM = re.compile(rb"/v1/(?:completions|chat/completions|responses|messages|audio/(?:transcriptions|speech))/?$")
 _HEALTH = re.compile(
     rb"/|/v2/health/(?:live|ready)/?|/v2"
     + _MODEL
@@ -60,9 +67,13 @@ _CONTROL = re.compile(
 
 _GRPC_INFERENCE = {
     b"/inference.GRPCInferenceService/ModelInfer": Route(Kind.INFERENCE, inside=True),
-    b"/inference.GRPCInferenceService/ModelStreamInfer": Route(Kind.INFERENCE, inside=True, streams=True),
+    b"/inference.GRPCInferenceService/ModelStreamInfer": Route(
+        Kind.INFERENCE, inside=True, streams=True, messages=True
+    ),
     b"/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions": Route(Kind.INFERENCE, inside=True),
-    b"/org.pytorch.serve.grpc.inference.InferenceAPIsService/StreamPredictions": Route(Kind.INFERENCE, inside=True),
+    b"/org.pytorch.serve.grpc.inference.InferenceAPIsService/StreamPredictions": Route(
+        Kind.INFERENCE, inside=True, streams=True
+    ),
     b"/tensorflow.serving.PredictionService/Predict": Route(Kind.INFERENCE),
     b"/tensorflow.serving.PredictionService/Classify": Route(Kind.INFERENCE),
     b"/tensorflow.serving.PredictionService/Regress": Route(Kind.INFERENCE),
@@ -94,7 +105,7 @@ class Classifier:
     def __init__(self, *, admit_unknown: bool = False) -> None:
         self._admit_unknown = admit_unknown
         self._seen: dict[tuple[bytes, bytes], Route] = {}
-        self._named: dict[tuple[bool, str], Route] = {}
+        self._named: dict[tuple[bool, bool, str], Route] = {}
 
     def classify(self, method: bytes, target: bytes) -> Route:
         """`target` is a request target in origin form, query included."""
@@ -120,7 +131,7 @@ class Classifier:
 
     def name(self, route: Route, model: str) -> Route:
         """The same route, now that its message has named the model."""
-        key = (route.streams, model)  # all that distinguishes routes whose message names the model
+        key = (route.streams, route.messages, model)  # all that distinguishes routes that a message names
         named = self._named.get(key)
         if named is None:
             named = route._replace(model=model, inside=False)
@@ -154,7 +165,12 @@ class Classifier:
             match = _INFERENCE.fullmatch(path)
             if match is not None:
                 model = next((group for group in match.groups() if group), b"")
-                return Route(Kind.INFERENCE, model.decode("latin-1"))
+                return Route(
+                    Kind.INFERENCE,
+                    model.decode("latin-1"),
+                    streams=_STREAMS.search(path) is not None,
+                    may_stream=_MAY_STREAM.search(path) is not None,
+                )
             if self._admit_unknown and _CONTROL.fullmatch(path) is None:
                 return Route(Kind.INFERENCE)
         elif method in {b"GET", b"HEAD"} and _HEALTH.fullmatch(path) is not None:

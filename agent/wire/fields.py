@@ -8,7 +8,7 @@ import re
 
 from agent.errors import Fault, Outcome
 from agent.wire import grpc
-from agent.wire.head import HOST_FORM, NO_STATUS, RequestHead, ResponseHead
+from agent.wire.head import HOST_FORM, NO_STATUS, PATIENCE_FIELD, RequestHead, ResponseHead, read_milliseconds
 from agent.wire.hpack import Field, encode, is_sensitive, literal
 from agent.wire.message import Limits
 
@@ -152,6 +152,8 @@ def _read_regular(head: Http2Request, fields: list[Field], at: int) -> Fault | N
                 blocks = [b""]
                 head._after = block
                 continue
+        elif name == PATIENCE_FIELD:
+            head.patience = read_milliseconds(value)
         elif name == b"mm-model-id":
             head.model_id = value.decode("latin-1")
         elif name == b"host":
@@ -163,6 +165,9 @@ def _read_regular(head: Http2Request, fields: list[Field], at: int) -> Fault | N
     rest = b"".join(blocks)
     head._block = head._before + head._after + rest
     head._after = rest
+    head.fields = fields[at:]
+    if head.timeout is not None:
+        head.patience = head.timeout if head.patience is None else min(head.timeout, head.patience)
     return None
 
 

@@ -17,11 +17,16 @@ NO_STATUS = -1
 
 # The fields that a proxy must understand; every other field is PLAIN and goes through untouched. Plain ints, not an
 # enum: they are compared for every message. From CONNECTION on, the field ends at this hop.
-PLAIN, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, HOP = range(8)
+PLAIN, HOST, LENGTH, PATIENCE, CODING, CONNECTION, UPGRADE, EXPECT, HOP = range(9)
+
+# How long the caller will wait, in milliseconds, as Envoy tells what is behind it.
+PATIENCE_FIELD = b"x-envoy-expected-rq-timeout-ms"
+_MILLISECONDS = re.compile(rb"[0-9]{1,9}")
 
 _KINDS = {
     b"host": HOST,
     b"content-length": LENGTH,
+    PATIENCE_FIELD: PATIENCE,
     b"transfer-encoding": CODING,
     b"connection": CONNECTION,
     b"upgrade": UPGRADE,
@@ -53,6 +58,12 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
 # llhttp lets every control character but CR and LF through here.
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _MAX_LENGTH_DIGITS = 18  # below 2^63 whatever the digits
+
+
+def read_milliseconds(value: bytes) -> float | None:
+    """Seconds; None for what is malformed, which means nothing."""
+    return int(value) / 1000 if _MILLISECONDS.fullmatch(value) else None
+
 
 # Clients repeat a few dozen spellings of field names, so the lower-casing is paid once for each spelling.
 _spellings: dict[bytes, int] = {}
@@ -170,10 +181,11 @@ class RequestHead(Head):
     """A request's head.
 
     `target` is in origin form (or `*`). An absolute-form target has been split: its authority is `host` and its Host
-    field must agree. `expects_continue` is set where the client waits for 100 before it sends the body.
+    field must agree. `patience` is how many seconds the caller will wait, None where it does not say, and
+    `expects_continue` is set where the client waits for 100 before it sends the body.
     """
 
-    __slots__ = ("_forwarded", "_names_host", "expects_continue", "host", "method", "target")
+    __slots__ = ("_forwarded", "_names_host", "expects_continue", "host", "method", "patience", "target")
 
     # HTTP/2 alone carries gRPC calls; see `wire.fields`.
     grpc: bool = False
@@ -185,6 +197,7 @@ class RequestHead(Head):
         self.method = b""
         self.target = b""
         self.host: bytes | None = None
+        self.patience: float | None = None
         self.expects_continue = False
         self._names_host = False
         self._forwarded = b""
@@ -205,6 +218,8 @@ class RequestHead(Head):
                 fault = self._read_host(value)
             elif kind == EXPECT:
                 fault = self._read_expectation(value)
+            elif kind == PATIENCE:
+                self.patience = read_milliseconds(value)
             else:
                 fault = self._read(kind, value)
             if fault is not None:
@@ -291,6 +306,14 @@ class ResponseHead(Head):
         self.status = 0
         self.reason = b""
         self._forwarded: dict[tuple[bool, bool], bytes] = {}
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the body is server-sent events."""
+        return any(
+            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+            for name, value in self.fields
+        )
 
     def on_status(self, part: bytes) -> None:
         """Take the reason phrase from the parser, perhaps in parts."""

@@ -15,7 +15,6 @@ from agent import __version__
 from agent.admin.app import Admin, state
 from agent.errors import Outcome
 from agent.net.drain import Stage
-from agent.policy.admission import Ticket
 from tests.fakes import FakeRecord, FakeServer
 
 
@@ -103,7 +102,7 @@ async def test_metrics_are_open_metrics_for_those_who_ask(port: Port) -> None:
 async def test_the_state_is_json_for_people_and_scripts(port: Port) -> None:
     server = port.server
     for _ in range(2):
-        server.admission.offer(Ticket(None, "m", server.usages["http"].of("m"), server.admission), 0.0)
+        server.admission.offer(server.admission.ticket(None, "m", server.usages["http"].of("m")), 0.0)
     server.book([FakeRecord(), FakeRecord(outcome=Outcome.QUEUE_FULL)])
     server.connections.add(1)
     server.pools[0].busy = 1

@@ -14,7 +14,6 @@ import agent
 from agent.admin.exposition import Exposition
 from agent.errors import Fault, Outcome
 from agent.observe.counters import BOUNDS
-from agent.policy.admission import Ticket
 from agent.policy.classify import Kind, Route
 from tests.fakes import FakeRecord, FakeServer
 from tests.observe.records import some_records
@@ -48,7 +47,7 @@ def scraped() -> Scraped:
     scraped = Scraped()
     server = scraped.server
     for model in ("slow", "slow", "m"):
-        ticket = Ticket(None, model, server.usages["http"].learn(model, 0.0), server.admission)
+        ticket = server.admission.ticket(None, model, server.usages["http"].learn(model, 0.0))
         server.admission.offer(ticket, 0.0)
     server.book(some_records(1, 300))
     server.counters.faulted(Fault(Outcome.BAD_REQUEST, "why"), "peer", 1.0)

@@ -88,7 +88,8 @@ class Bed:
     def __init__(self, settings: Mapping[str, str], predictor: FakePredictor, upstream: str = "") -> None:
         self.predictor = predictor
         self.errors: list[object] = []
-        flags = {"limit": "4", "queue": "8", "access_log": "off", "drain_delay": "0", **settings}
+        defaults = {"limit": "4", "queue": "8", "policy": "fifo", "access_log": "off", "drain_delay": "0"}
+        flags = {**defaults, **settings}
         routes = {"routes": [f"127.0.0.1:0={upstream or predictor.url}"], "admin": ["127.0.0.1:0"]}
         effective = resolve({**routes, **{name: [value] for name, value in flags.items()}}, {})
         self._loop = asyncio.get_running_loop()

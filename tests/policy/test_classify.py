@@ -9,8 +9,17 @@ from agent.policy.classify import Classifier, Kind, Route
 CONTROL, HEALTH = Route(Kind.CONTROL), Route(Kind.HEALTH)
 
 
-def inference(model: str = "") -> Route:
-    return Route(Kind.INFERENCE, model)
+# OpenAI routes whose answers are streams when the body asks for it.
+MAY_STREAM = (b"/completions", b"/responses", b"/messages", b"/transcriptions", b"/speech")
+
+
+def inference(model: str = "", path: bytes = b"") -> Route:
+    return Route(
+        Kind.INFERENCE,
+        model,
+        streams=path.endswith((b"/infer_stream", b"/generate_stream")),
+        may_stream=b"/v1/" in path and path.endswith(MAY_STREAM),
+    )
 
 
 # POST to one of these takes a slot; the value is the model that the path names.
@@ -106,7 +115,7 @@ def classifier(request: pytest.FixtureRequest) -> Classifier:
 
 @pytest.mark.parametrize("path", INFERENCE)
 def test_inference_is_a_post_to_an_inference_route(classifier: Classifier, path: bytes) -> None:
-    expected = inference(INFERENCE[path])
+    expected = inference(INFERENCE[path], path)
     for target in (path, path + b"?trace=1", path + b"?a=/v2/health/live"):
         assert classifier.classify(b"POST", target) == expected
     for method in METHODS:
@@ -115,16 +124,16 @@ def test_inference_is_a_post_to_an_inference_route(classifier: Classifier, path:
 
 @pytest.mark.parametrize("path", [path for path in INFERENCE if b":" not in path])
 def test_a_slash_at_the_end_makes_no_difference(classifier: Classifier, path: bytes) -> None:
-    assert classifier.classify(b"POST", path + b"/") == inference(INFERENCE[path])
+    assert classifier.classify(b"POST", path + b"/") == inference(INFERENCE[path], path)
 
 
 @pytest.mark.parametrize("path", INFERENCE)
 def test_an_encoded_letter_does_not_slip_past_the_gate(classifier: Classifier, path: bytes) -> None:
     for place in range(1, len(path)):
         encoded = path[:place] + b"%%%02x" % path[place] + path[place + 1 :]
-        assert classifier.classify(b"POST", encoded) == inference(INFERENCE[path])
+        assert classifier.classify(b"POST", encoded) == inference(INFERENCE[path], path)
     everything = b"/" + b"".join(b"%%%02X" % byte for byte in path[1:])
-    assert classifier.classify(b"POST", everything) == inference(INFERENCE[path])
+    assert classifier.classify(b"POST", everything) == inference(INFERENCE[path], path)
 
 
 @pytest.mark.parametrize("path", PROBES)
@@ -193,3 +202,63 @@ def test_hostile_targets_pin_little_memory() -> None:
         tracemalloc.stop()
     assert short < 1 << 20
     assert long < 2 << 20
+
+
+V2, TFS = b"/inference.GRPCInferenceService/", b"/tensorflow.serving.PredictionService/"
+TORCH = b"/org.pytorch.serve.grpc.inference.InferenceAPIsService/"
+CALLS = {
+    V2 + b"ModelInfer": Route(Kind.INFERENCE, inside=True),
+    V2 + b"ModelStreamInfer": Route(Kind.INFERENCE, inside=True, streams=True, messages=True),
+    V2 + b"ServerLive": HEALTH,
+    V2 + b"ServerReady": HEALTH,
+    V2 + b"ModelReady": HEALTH,
+    V2 + b"ModelMetadata": CONTROL,
+    V2 + b"RepositoryModelLoad": CONTROL,
+    V2 + b"ModelStatistics": CONTROL,
+    b"/grpc.health.v1.Health/Check": HEALTH,
+    b"/grpc.health.v1.Health/Watch": HEALTH,
+    b"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": CONTROL,
+    TFS + b"Predict": Route(Kind.INFERENCE),
+    TFS + b"MultiInference": Route(Kind.INFERENCE),
+    TFS + b"GetModelMetadata": CONTROL,
+    TORCH + b"Predictions": Route(Kind.INFERENCE, inside=True),
+    TORCH + b"StreamPredictions": Route(Kind.INFERENCE, inside=True, streams=True),
+    TORCH + b"Ping": CONTROL,
+    b"/my.Service/Method": CONTROL,
+    V2 + b"modelinfer": CONTROL,
+    V2 + b"ModelInfer/": CONTROL,
+}
+
+
+@pytest.mark.parametrize("target", CALLS)
+def test_grpc_methods(target: bytes) -> None:
+    classifier = Classifier()
+    assert classifier.classify_call(target, "") == CALLS[target] == classifier.classify_call(target, "")
+
+
+@pytest.mark.parametrize("target", CALLS)
+def test_mm_model_id_names_the_model_and_makes_unknown_services_inference(target: bytes) -> None:
+    route = CALLS[target]
+    if target == b"/my.Service/Method":
+        route = Route(Kind.INFERENCE)
+    expected = route._replace(model="m", inside=False) if route.kind is Kind.INFERENCE else route
+    assert Classifier().classify_call(target, "m") == expected
+
+
+def test_unknown_services_are_admitted_on_request() -> None:
+    classifier = Classifier(admit_unknown=True)
+    assert classifier.classify_call(b"/my.Service/Method", "") == Route(Kind.INFERENCE)
+    for target, route in CALLS.items():
+        if target not in {b"/my.Service/Method"}:
+            assert classifier.classify_call(target, "") == route
+
+
+def test_a_message_names_its_model_and_names_are_forgotten_before_they_fill_the_memory() -> None:
+    classifier = Classifier()
+    route = classifier.classify_call(V2 + b"ModelInfer", "")
+    for number in range(3 * Classifier.MAX_SEEN):
+        assert classifier.name(route, f"m{number}") == Route(Kind.INFERENCE, f"m{number}")
+    assert len(classifier._named) <= Classifier.MAX_SEEN
+    assert classifier.name(route, "m1") is classifier.name(route, "m1")
+    stream = classifier.classify_call(V2 + b"ModelStreamInfer", "")
+    assert classifier.name(stream, "m1") == Route(Kind.INFERENCE, "m1", streams=True, messages=True)

@@ -1,0 +1,89 @@
+"""The tests that a request must pass at its arrival when it cannot run at once, at one limit.
+
+The constants were chosen by simulation (tests/sim) and hold at 1.2 to 4 times the capacity for workers, processor
+sharing and dynamic batching. Times are seconds, work is in mean requests.
+"""
+
+from collections.abc import Sequence
+
+from agent.errors import Outcome
+from agent.policy.estimate import Drain, quantile
+from agent.policy.line import DeadlineTicket
+
+_DEADLINE, _OVERLOAD = Outcome.DEADLINE, Outcome.OVERLOAD
+
+# The wait is predicted from a mean, so it may take this much longer; and what relaying takes, generously.
+_WAIT_MARGIN = 1.3
+_RELAY_S = 0.005
+
+# A risky admission is free while slots would idle, and costs another's place when a line stands.
+_SHARE, _STANDING_SHARE = 0.75, 0.9
+
+# A line is standing when it has lasted for longer than this, than four service times, and than the slack of a deadline:
+# a burst that can still be served is gone by then.
+_BURST_S = 0.1
+_BURST_SERVICES = 4.0
+
+# A stream keeps its slot long after its first byte, so where there are any, the time for which a slot is held is not the
+# service time of the test but limit / rate, whatever the mixture (Little's law).
+# The standing line that is enough to keep the predictor fed, in service times; one full batch is 1.0 and too little.
+_CAP = 1.25
+_CAP_AT_LOAD = 2.0
+_MIN_CAP_S = 0.005
+
+
+def judge(
+    drain: Drain,
+    limit: int,
+    ticket: DeadlineTicket,
+    times: Sequence[float],
+    ahead: float,
+    elsewhere: float,
+    backlog: float,
+    now: float,
+) -> Outcome | None:
+    """The refusal, or None.
+
+    `times` are the sorted service times to expect, `ahead` the work before the ticket in its own lane, `elsewhere` that
+    in other lanes, `backlog` all that has to be served in its stead: its deadline has no part in that, or the tightest
+    would be starved.
+    """
+    cost, slo, lane = ticket.cost, ticket.patience, ticket.lane
+    pace = drain.pace or drain.hold / limit
+    wait = (ahead + elsewhere + cost) * pace
+    typical = quantile(times, 0.5)
+    service = typical * cost
+    slack = slo - service
+    base = pace * limit if lane.has_streams or ticket.streams else typical
+    standing = stands(drain, base, slack, now)
+    need = quantile(times, _STANDING_SHARE if standing else _SHARE) * cost + _RELAY_S
+    if wait * _WAIT_MARGIN + need > slo:
+        return _DEADLINE
+    if standing:
+        load = drain.load
+        if backlog * pace > _cap(base, load) or wait > max(base / 2, slack / load):
+            return _OVERLOAD
+    queue = lane.waiting
+    if ahead < queue.work and queue.endangers(ticket, now + elsewhere * pace + service, pace):
+        return _DEADLINE
+    return None
+
+
+def is_crowded(
+    drain: Drain, limit: int, ticket: DeadlineTicket, times: Sequence[float], backlog: float, now: float
+) -> bool:
+    """Whether the line, lower bands included, is longer than the predictor needs: somebody else may be pushed out."""
+    typical = quantile(times, 0.5)
+    pace = drain.pace or drain.hold / limit
+    base = pace * limit if ticket.lane.has_streams or ticket.streams else typical
+    return stands(drain, base, ticket.patience - typical * ticket.cost, now) and backlog * pace > _cap(base, drain.load)
+
+
+def stands(drain: Drain, base: float, slack: float, now: float) -> bool:
+    """Whether no slot has been idle for longer than a burst that can be served would keep them busy."""
+    busy = now - drain.idle_at
+    return busy > _BURST_S and busy > _BURST_SERVICES * base and busy > slack
+
+
+def _cap(base: float, load: float) -> float:
+    return max(_MIN_CAP_S, base * max(_CAP, _CAP_AT_LOAD / load))

@@ -1,0 +1,81 @@
+"""What the deadline policy keeps for a request and for the models that share a limit."""
+
+from typing import TYPE_CHECKING, Any
+
+from agent.policy.admission import NEW, Lane, Ticket
+from agent.policy.edf import EdfQueue, Key
+from agent.policy.estimate import Drain, ServiceTimes
+from agent.policy.fair import FairQueue
+from agent.policy.knee import Knee
+from agent.policy.usage import Usage
+
+if TYPE_CHECKING:
+    from agent.policy.deadline import DeadlineAdmission
+
+# V2 knows priority 1 as the highest and 0 as none stated; that is the middle here, so that a client may step back too.
+LOWEST_BAND = 7
+_UNSTATED_BAND = 4
+
+
+def band_of(priority: int) -> int:
+    """The band of a V2 priority: 1 is served first; 0 and what is no priority stand for the middle."""
+    return min(priority, LOWEST_BAND) if priority > 0 else _UNSTATED_BAND
+
+
+class Line(Lane):
+    """A lane whose waiting tickets are ordered by `waiting`, and what is believed of the lane's models.
+
+    `unary` has the times to the end of an answer, `streaming` those to its first byte: the two never mix. `drain` is
+    the flow through the lane's own limit, None without one, and `search` what looks for that limit, if anything does.
+    """
+
+    __slots__ = ("drain", "has_streams", "search", "streaming", "unary", "waiting")
+
+    def __init__(self, limit: int | None, *, fair: bool, search: Knee | None = None) -> None:
+        super().__init__(limit if search is None else search.limit)
+        self.waiting: EdfQueue | FairQueue = FairQueue() if fair else EdfQueue()
+        self.unary = ServiceTimes()
+        self.streaming = ServiceTimes()
+        self.has_streams = False
+        self.drain = Drain() if self.limit is not None else None
+        self.search = search
+
+    def times(self, *, streams: bool) -> ServiceTimes:
+        """The service times of a class: those of streams end with the first byte of the answer."""
+        return self.streaming if streams else self.unary
+
+
+class DeadlineTicket(Ticket):
+    """A ticket with a deadline for its answer, or for the first byte of it where `streams` is set.
+
+    `cost` is in mean requests. `bound` is how long one for this model may take, in seconds. `dispatched` and `level`
+    say when it got its slot and how many were then in flight.
+    """
+
+    __slots__ = (
+        "band",
+        "bound",
+        "cost",
+        "dispatched",
+        "has_responded",
+        "key",
+        "level",
+        "patience",
+        "streams",
+        "tenant",
+    )
+
+    lane: Line
+
+    def __init__(self, owner: Any, model: str, usage: Usage, admission: "DeadlineAdmission") -> None:
+        self.owner = owner
+        self.usage = usage
+        self.lane = admission.line_of(model)
+        self.bound = admission.patience_of(model)
+        self.state = NEW
+        self.deadline = self.dispatched = self.patience = 0.0
+        self.sequence = self.queued_bytes = self.tenant = self.level = 0
+        self.band = _UNSTATED_BAND
+        self.cost = 1.0
+        self.streams = self.has_responded = False
+        self.key: Key = (0, 0.0, 0)

@@ -1,0 +1,51 @@
+"""What a request says of itself in header fields that the settings name: its deadline, its priority, its tenant."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+_PATIENCE = re.compile(rb"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|)")
+# A bare number is milliseconds, as in Envoy's headers.
+_UNIT_S = {b"": 0.001, b"ms": 0.001, b"s": 1.0, b"m": 60.0}
+_PRIORITY = re.compile(rb"[0-9]{1,4}")
+
+
+class Said(NamedTuple):
+    """`patience` is seconds or None, `priority` V2's (1 is the highest, 0 none), `tenant` a number, 0 for none."""
+
+    patience: float | None
+    priority: int
+    tenant: int
+
+
+def read_patience(value: bytes) -> float | None:
+    """Seconds of `250`, `250ms`, `2s` or `1m`; None where it is none of these, and means nothing."""
+    match = _PATIENCE.fullmatch(value)
+    return float(match[1]) * _UNIT_S[match[2]] if match else None
+
+
+class Reader:
+    """Reads the named fields; names are lower case, b"" reads none. Tenants are hashed: no label ever names them."""
+
+    __slots__ = ("_deadline", "_priority", "_tenant", "is_needed")
+
+    def __init__(self, *, deadline: bytes = b"", priority: bytes = b"", tenant: bytes = b"") -> None:
+        self._deadline = deadline
+        self._priority = priority
+        self._tenant = tenant
+        self.is_needed = bool(deadline or priority or tenant)
+
+    def read(self, fields: Sequence[tuple[bytes, bytes]]) -> Said:
+        """What the fields say; what is malformed says nothing."""
+        patience: float | None = None
+        priority = tenant = 0
+        for name, value in fields:
+            name = name.lower()
+            if name == self._deadline:
+                patience = read_patience(value)
+            elif name == self._priority and _PRIORITY.fullmatch(value):
+                priority = int(value)
+            elif name == self._tenant and value:
+                tenant = crc32(value) or 1
+        return Said(patience, priority, tenant)
