@@ -40,6 +40,7 @@ class Outcome(IntEnum):
     INTERNAL = 17
     DEADLINE = 18
     OVERLOAD = 19
+    UPSTREAM_RESET = 20
 
     @property
     def label(self) -> str:
@@ -85,6 +86,7 @@ REPLIES: tuple[Reply, ...] = (
     Reply(500, 13, False, Blame.AGENT, "internal error"),
     Reply(503, 14, True, Blame.AGENT, "the deadline cannot be met at this load"),
     Reply(503, 14, True, Blame.AGENT, "the server is overloaded"),
+    Reply(502, 13, False, Blame.UPSTREAM, "the predictor gave the request up"),
 )
 
 

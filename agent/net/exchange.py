@@ -112,10 +112,14 @@ class Exchange(Account):
         self._finish(outcome)
         if down is None:
             return
-        if response is None:
-            down.send_refusal(outcome, detail, retry)
-        else:
-            down.cut(outcome)
+        try:
+            if response is None:
+                down.send_refusal(outcome, detail, retry)
+            else:
+                down.cut(outcome)
+        except Exception:
+            down.cut(Outcome.INTERNAL)  # nobody would find this client any more
+            raise
 
     def abandon(self) -> None:
         """Account for an exchange that a bug of ours has broken, wherever it was."""
@@ -304,6 +308,10 @@ class Exchange(Account):
             self._connect_again()
         else:
             self.refuse(Outcome.UPSTREAM_CLOSED)
+
+    def on_upstream_reset(self) -> None:
+        """The predictor has given this request up, and goes on with others."""
+        self.refuse(Outcome.UPSTREAM_RESET)
 
     def on_upstream_returned(self) -> None:
         """The predictor has not looked at the request and says so (RFC 9113 section 8.7): it may be sent again."""

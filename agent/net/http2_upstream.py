@@ -65,7 +65,7 @@ class Outbound(ClientStream):
             if code == Code.REFUSED_STREAM:
                 exchange.on_upstream_returned()
             else:
-                exchange.on_upstream_lost()
+                exchange.on_upstream_reset()
         except Exception:
             exchange.abandon()  # `fail` would not find it any more
             raise

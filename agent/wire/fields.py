@@ -181,7 +181,7 @@ def read_response(fields: list[Field], limits: Limits) -> Http2Response | Fault:
         return Fault(Outcome.UPSTREAM_INVALID, "101 in HTTP/2, or too many or too large header fields")
     blocks = [literal(fields[0])]
     for field in fields[1:]:
-        block = _encoded(field)
+        block = _encoded_answer(field)
         if block is None:
             return Fault(Outcome.UPSTREAM_INVALID, "malformed or connection-specific header field")
         name, value = field
@@ -204,7 +204,7 @@ def read_trailers(fields: list[Field], limits: Limits) -> Trailers | None:
     blocks = []
     status = NO_STATUS
     for field in fields:
-        block = _encoded(field)  # a pseudo-header's name is no token
+        block = _encoded_answer(field)  # a pseudo-header's name is no token
         if block is None:
             return None
         if field[0] == b"grpc-status":
@@ -237,4 +237,15 @@ def _encoded(field: Field) -> bytes | None:
             if len(_known) >= _MAX_KNOWN:
                 _known.clear()
             _known[field] = block
+    return block
+
+
+def _encoded_answer(field: Field) -> bytes | None:
+    """The same for what comes after a request's head. Triton ends grpc-message with a space, which clients accept."""
+    block = _encoded(field)
+    if block is None:
+        name, value = field
+        stripped = value.strip(b" \t")
+        if stripped != value and _encoded((name, stripped)) is not None:
+            return literal(field)
     return block

@@ -40,7 +40,7 @@ def mlserver(directory: Path) -> Server:
 
 
 class TritonServer(Server):
-    """Triton takes 8 s to unload Python models, and at times it never comes to an end of that. So it is not asked to."""
+    """Triton takes 8 s to unload Python models, and at times comes to no end of it. So it is not asked to."""
 
     def stop(self) -> None:
         self.kill()

@@ -158,7 +158,12 @@ class Agent:
         argv = [sys.executable, "-m", "agent", "serve", "--admin", f"{HOST}:0", "--drain-delay", "0s"]
         for upstream in upstreams:
             argv += ["--route", f"{HOST}:0={upstream}"]
-        for flag, value in {"--drain-timeout": "5s", "--access-log": "off"}.items():
+        for flag, value in {
+            "--drain-timeout": "5s",
+            "--access-log": "off",
+            "--policy": "fifo",
+            "--limit": "16",
+        }.items():
             argv += [] if flag in flags else [flag, value]
         self.child = Child("agent", [*argv, *flags], log=directory / f"agent-{number}.log", env={})
         try:

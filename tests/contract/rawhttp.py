@@ -44,7 +44,7 @@ class Answer:
         return [value for field, value in self.fields if field.lower() == name]
 
     def comparable(self) -> "Answer":
-        """The answer without what may differ: the time of day, and what speaks of one hop alone, Connection and version."""
+        """The answer without what may differ: the time of day, and what speaks of one hop, Connection and version."""
         version, _, rest = self.status_line.partition(b" ")
         answer = replace(self.without(b"date", b"connection"), status_line=version[:-1] + b"x " + rest)
         if answer.body.startswith(b"\x1f\x8b"):

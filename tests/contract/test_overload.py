@@ -46,7 +46,7 @@ def test_what_fits_is_served_and_the_rest_is_refused(server: Server, start_agent
             (seconds,) = answer.values(b"retry-after")
             assert int(seconds) >= 1
         state = agent.await_state(inflight=2, queued=2)
-        assert state["models"]["double"] == {"inflight": 2, "queued": 2, "limit": None}
+        assert state["models"]["double"] == {"inflight": 2, "queued": 2, "outstanding": 0, "limit": None}
         metrics = agent.metrics()
         assert metrics.value("headgate_requests_inflight", model="double", protocol="http") == 2
         assert metrics.value("headgate_requests_queued", model="double", protocol="http") == 2
@@ -75,7 +75,7 @@ def test_a_model_has_a_limit_of_its_own(server: Server, start_agent: StartAgent)
     key = "models"
     with asking(agent.address, [held(key, "other")] * 3 + [held(key)] * 3) as clients:
         state = agent.await_state(inflight=4, queued=2)
-        assert state["models"]["other"] == {"inflight": 1, "queued": 2, "limit": 1}
+        assert state["models"]["other"] == {"inflight": 1, "queued": 2, "outstanding": 0, "limit": 1}
         assert agent.metrics().value("headgate_model_concurrency_limit", model="other") == 1
         release(server, key)
         others = request("POST", "/v2/models/other/infer", v2(model_parameters={"release": key}), JSON)

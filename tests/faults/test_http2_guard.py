@@ -114,7 +114,7 @@ async def test_a_bug_under_back_pressure(h2bed: Http2Opener, monkeypatch: pytest
 async def test_a_bug_when_a_stream_ends(h2bed: Http2Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stream that the bug is about is gone from its connection already, and is accounted for all the same."""
     agent = await h2bed()
-    for method, code in (("on_client_gone", None), ("on_upstream_lost", raw.CANCEL), ("on_upstream_returned", 7)):
+    for method, code in (("on_client_gone", None), ("on_upstream_reset", raw.CANCEL), ("on_upstream_returned", 7)):
         client = await agent.caller()
         half = await client.call()
         server = await agent.connection()
