@@ -10,7 +10,7 @@ from loadgen.units import format_duration, format_rate
 
 NEXT_STEPS = (
     "In front of your own model server, here on port 8080, 8 requests at a time:",
-    "    headgate serve --route 8480=http://127.0.0.1:8080 --limit 8 --queue 16",
+    "    headgate serve --route 8480=http://127.0.0.1:8080 --limit 8 --deadline 2s",
     "Send it load, and read what an autoscaler reads:",
     "    headgate-load run http://127.0.0.1:8480 --model NAME --rate 50",
     "    curl http://127.0.0.1:8481/metrics",
