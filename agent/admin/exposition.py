@@ -109,7 +109,9 @@ class Exposition(Collector):
             value=admission.total.load,
         )
         wait = GaugeMetricFamily(
-            "headgate_predicted_wait_seconds", "What the model's next request would wait for its slot.", labels=["model"]
+            "headgate_predicted_wait_seconds",
+            "What the model's next request would wait for its slot.",
+            labels=["model"],
         )
         overloaded = GaugeMetricFamily(
             "headgate_overloaded", "Whether requests stand in a line that no burst explains.", labels=["model"]

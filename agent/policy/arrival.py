@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from agent.errors import Outcome
 from agent.policy.estimate import Drain, quantile
-from agent.policy.line import DeadlineTicket
+from agent.policy.line import DeadlineTicket, Line
 
 _DEADLINE, _OVERLOAD = Outcome.DEADLINE, Outcome.OVERLOAD
 
@@ -24,8 +24,8 @@ _SHARE, _STANDING_SHARE = 0.75, 0.9
 _BURST_S = 0.1
 _BURST_SERVICES = 4.0
 
-# A stream keeps its slot long after its first byte, so where there are any, the time for which a slot is held is not the
-# service time of the test but limit / rate, whatever the mixture (Little's law).
+# A stream keeps its slot long after its first byte, so where there are any, a slot is not held for the service time of
+# the test but for limit / rate, whatever the mixture (Little's law).
 # The standing line that is enough to keep the predictor fed, in service times; one full batch is 1.0 and too little.
 _CAP = 1.25
 _CAP_AT_LOAD = 2.0
@@ -33,22 +33,16 @@ _MIN_CAP_S = 0.005
 
 
 def judge(
-    drain: Drain,
-    limit: int,
-    ticket: DeadlineTicket,
-    times: Sequence[float],
-    ahead: float,
-    elsewhere: float,
-    backlog: float,
-    now: float,
+    drain: Drain, limit: int, ticket: DeadlineTicket, times: Sequence[float], others: Sequence[Line], now: float
 ) -> Outcome | None:
     """The refusal, or None.
 
-    `times` are the sorted service times to expect, `ahead` the work before the ticket in its own lane, `elsewhere` that
-    in other lanes, `backlog` all that has to be served in its stead: its deadline has no part in that, or the tightest
-    would be starved.
+    `times` are the sorted service times to expect, `others` the lanes whose lines are served between the ticket's own.
     """
     cost, slo, lane = ticket.cost, ticket.patience, ticket.lane
+    queue = lane.waiting
+    ahead = queue.ahead(ticket)
+    elsewhere = sum(other.waiting.ahead(ticket) for other in others) if others else 0.0
     pace = drain.pace or drain.hold / limit
     wait = (ahead + elsewhere + cost) * pace
     typical = quantile(times, 0.5)
@@ -56,14 +50,15 @@ def judge(
     slack = slo - service
     base = pace * limit if lane.has_streams or ticket.streams else typical
     standing = stands(drain, base, slack, now)
-    need = quantile(times, _STANDING_SHARE if standing else _SHARE) * cost + _RELAY_S
-    if wait * _WAIT_MARGIN + need > slo:
+    if wait * _WAIT_MARGIN + quantile(times, _STANDING_SHARE if standing else _SHARE) * cost + _RELAY_S > slo:
         return _DEADLINE
     if standing:
         load = drain.load
+        # All that is served in its stead, whatever the deadlines: were only what is ahead to count, the tightest would
+        # be admitted into a line that then makes the others late, or be starved.
+        backlog = queue.backlog(ticket) + sum(other.waiting.backlog(ticket) for other in others)
         if backlog * pace > _cap(base, load) or wait > max(base / 2, slack / load):
             return _OVERLOAD
-    queue = lane.waiting
     if ahead < queue.work and queue.endangers(ticket, now + elsewhere * pace + service, pace):
         return _DEADLINE
     return None

@@ -17,15 +17,15 @@ room, in the order in which they are served; at the lane it is the lane's own.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from agent.errors import Outcome
 from agent.policy import arrival
-from agent.policy.admission import ENDED, NEW, QUEUED, RUNNING, Admission, Ticket
-from agent.policy.estimate import Drain, quantile
+from agent.policy.admission import ENDED, NEW, RUNNING, Ticket
+from agent.policy.edf import rank_of
+from agent.policy.estimate import quantile
 from agent.policy.knee import Decision, Knee
 from agent.policy.line import DeadlineTicket, Line, band_of
-from agent.policy.usage import Usage
+from agent.policy.lines import LineAdmission
 
 _DEADLINE, _QUEUE_FULL = Outcome.DEADLINE, Outcome.QUEUE_FULL
 
@@ -33,7 +33,7 @@ _DEADLINE, _QUEUE_FULL = Outcome.DEADLINE, Outcome.QUEUE_FULL
 _MIN_COST, _MAX_COST = 0.05, 32.0
 
 
-class DeadlineAdmission(Admission):
+class DeadlineAdmission(LineAdmission):
     """The gate that knows deadlines; used like `admission.Admission`, with tickets of `ticket`.
 
     `patience` is how many seconds a request may take that states no deadline, `model_patience` the same for single
@@ -43,7 +43,7 @@ class DeadlineAdmission(Admission):
     pushed out, to be answered with OVERLOAD.
     """
 
-    __slots__ = ("_bounded", "_decisions", "_displaced", "_line", "_lines", "_model_patience", "search", "total")
+    __slots__ = ("_decisions", "_displaced", "_has_bands", "search")
 
     # Decisions that nobody has taken. A search makes one a window.
     MAX_DECISIONS = 100
@@ -63,35 +63,18 @@ class DeadlineAdmission(Admission):
     ) -> None:
         super().__init__(
             limit=limit if search is None else search.limit,
-            model_limits={},
+            model_limits=model_limits,
             queue_limit=queue_limit,
             queue_bytes=queue_bytes,
             patience=patience,
+            model_patience=model_patience or {},
+            fair=fair,
+            searches=searches or {},
         )
-        found = searches or {}
-        self._line = Line(None, fair=fair)
-        self._lines = {
-            name: Line(model_limits.get(name), fair=fair, search=found.get(name)) for name in {**model_limits, **found}
-        }
-        self._bounded = list(self._lines.values())
-        self._default, self._lanes = self._line, dict(self._lines)
-        self._model_patience = dict(model_patience or {})
         self._displaced: list[Ticket] = []
-        self.total = Drain()
+        self._has_bands = False
         self.search = search
         self._decisions: list[tuple[str, Decision]] = []
-
-    def ticket(self, owner: Any, model: str, usage: Usage) -> DeadlineTicket:
-        """A ticket to offer."""
-        return DeadlineTicket(owner, model, usage, self)
-
-    def line_of(self, model: str) -> Line:
-        """The lane of a model, with what is believed of it."""
-        return self._lines.get(model, self._line) if self._lines else self._line
-
-    def patience_of(self, model: str) -> float:
-        """How many seconds a request for this model may take."""
-        return self._model_patience.get(model, self.patience) if self._model_patience else self.patience
 
     def offer(
         self,
@@ -137,14 +120,19 @@ class DeadlineAdmission(Admission):
             return None
         if priority:
             ticket.band = band_of(priority)
+            self._has_bands = True
         ticket.tenant = tenant
+        return self._line_up(ticket, now)
+
+    def _line_up(self, ticket: DeadlineTicket, now: float) -> Outcome | None:
+        """Queue a ticket that cannot run yet, unless the tests at the arrival refuse it."""
         self._sequence += 1
         ticket.sequence = self._sequence
-        ticket.key = (ticket.band, ticket.deadline, self._sequence)
+        ticket.rank = rank_of(ticket.band, ticket.deadline)
         refusal = self._judge(ticket, now)
         if refusal is not None:
             ticket.state = ENDED
-            self._turn_away(lane, now)
+            self._turn_away(ticket.lane, now)
             return refusal
         self._enqueue(ticket, now)
         return None
@@ -165,40 +153,25 @@ class DeadlineAdmission(Admission):
         assert ticket.state is RUNNING, "a ticket ends once, and only a running one finishes"
         lane, limit = ticket.lane, self.limit
         full = limit is not None and self.inflight >= limit
-        lane_full = not lane.has_room
+        lane_full = lane.limit is not None and lane.inflight >= lane.limit
         ticket.state = ENDED
         lane.inflight -= 1
         self.inflight -= 1
         usage = ticket.usage
         usage.advance(now)
         usage.inflight -= 1
-        if self._busy_since is not None:
-            self._mark_busy(now)
-        hold, cost = now - ticket.dispatched, ticket.cost
-        if served and not ticket.streams:
-            lane.unary.add(now, ticket.level, hold / cost)
-        elif ticket.streams:
+        hold, cost, streams = now - ticket.dispatched, ticket.cost, ticket.streams
+        if streams:
             lane.has_streams = True
-        self.total.leave(now, hold, cost, backlogged=full and self._contended())
+        elif served:
+            lane.unary.add(now, ticket.level, hold / cost)
+        self.total.leave(now, hold, cost, backlogged=full and self.queued > 0 and self._contended())
         if lane.drain is not None:
             lane.drain.leave(now, hold, cost, backlogged=lane_full and bool(lane.queue))
         if self.search is not None or lane.search is not None:
-            self._sample(ticket, now, hold if served and not ticket.streams else None, full, lane_full)
+            self._sample(ticket, now, hold if served and not streams else None, full, lane_full)
         changed: Sequence[Ticket] = self._refill(now) if self.queued else ()
         self._mark_idle(lane, now)
-        return changed
-
-    def cancel(self, ticket: Ticket, now: float) -> None:
-        """Take a waiting ticket out of the queue: its client left, or it has to be answered otherwise."""
-        assert isinstance(ticket, DeadlineTicket)
-        assert ticket.state is QUEUED, "only a waiting ticket can be cancelled"
-        ticket.lane.waiting.remove(ticket)
-        super().cancel(ticket, now)
-
-    def resize(self, limit: int | None, now: float) -> Sequence[Ticket]:
-        """Change the total limit. Running tickets are never preempted. Returns what `finish` does."""
-        changed = super().resize(limit, now)
-        self._mark_idle(self._line, now)
         return changed
 
     def take_decisions(self) -> Sequence[tuple[str, Decision]]:
@@ -248,35 +221,25 @@ class DeadlineAdmission(Admission):
         drain = lane.drain
         return drain is not None and not lane.has_room and arrival.stands(drain, median, drain.patience - median, now)
 
-    def _is_full(self) -> bool:
-        return self.limit is not None and self.inflight >= self.limit
-
-    def _median(self, ticket: DeadlineTicket, level: int, now: float) -> float:
-        return quantile(ticket.lane.times(streams=ticket.streams).at(level, now), 0.5) * ticket.cost
-
     def _judge(self, ticket: DeadlineTicket, now: float) -> Outcome | None:
         """The tests at arrival for one that must wait. Makes room by displacing where that is its right."""
         lane, limit = ticket.lane, self.limit
         queue = lane.waiting
-        displaces = queue.count > 0 and queue.lowest_band > ticket.band
+        displaces = self._has_bands and queue.count > 0 and queue.lowest_band > ticket.band
         full = self.queued >= self.queue_limit or self.queued_bytes >= self.queue_bytes
         if full and not displaces:
             return _QUEUE_FULL
-        times = lane.times(streams=ticket.streams).at(max(1, self.inflight if limit is None else limit), now)
+        level = self.inflight if limit is None or self.inflight < limit else limit
+        times = lane.times(streams=ticket.streams).at(level, now)
         crowded = False
         if limit is not None and self.inflight >= limit:
-            ahead, backlog = queue.ahead(ticket), queue.backlog(ticket)
-            elsewhere = 0.0
-            if self._bounded:
-                elsewhere = sum(other.waiting.ahead(ticket) for other in self._contenders(lane))
-                backlog += sum(other.waiting.backlog(ticket) for other in self._contenders(lane))
-            found = arrival.judge(self.total, limit, ticket, times, ahead, elsewhere, backlog, now)
+            others = self._contenders(lane) if self._bounded else ()
+            found = arrival.judge(self.total, limit, ticket, times, others, now)
             if found is not None:
                 return found
             crowded = displaces and arrival.is_crowded(self.total, limit, ticket, times, self._all_work(lane), now)
         if lane.drain is not None and lane.limit is not None and (lane.queue or not lane.has_room):
-            ahead, backlog = queue.ahead(ticket), queue.backlog(ticket)
-            found = arrival.judge(lane.drain, lane.limit, ticket, times, ahead, 0.0, backlog, now)
+            found = arrival.judge(lane.drain, lane.limit, ticket, times, (), now)
             if found is not None:
                 return found
             if displaces and arrival.is_crowded(lane.drain, lane.limit, ticket, times, queue.work, now):
@@ -294,73 +257,6 @@ class DeadlineAdmission(Admission):
                 self.cancel(victim, now)
                 self._displaced.append(victim)
                 return
-
-    def _enqueue(self, ticket: DeadlineTicket, now: float) -> None:
-        lane = ticket.lane
-        ticket.state = QUEUED
-        self._push_deadline(ticket)
-        lane.queue[ticket] = None
-        lane.waiting.insert(ticket)
-        self.queued += 1
-        usage = ticket.usage
-        usage.advance(now)
-        usage.queued += 1
-
-    def _start(self, ticket: Ticket, now: float) -> None:
-        assert isinstance(ticket, DeadlineTicket)
-        super()._start(ticket, now)
-        ticket.dispatched, ticket.level = now, self.inflight
-
-    def _refill(self, now: float) -> list[Ticket]:
-        changed: list[Ticket] = []
-        while self.queued and (self.limit is None or self.inflight < self.limit):
-            lane = self._next_line()
-            if lane is None:
-                break
-            ticket: DeadlineTicket = lane.waiting.first()
-            lane.waiting.take(ticket)
-            del lane.queue[ticket]
-            self._leave_queue(ticket, now)
-            if self._is_late(ticket, now):
-                ticket.state = ENDED
-            else:
-                self._start(ticket, now)
-            changed.append(ticket)
-        return changed
-
-    def _is_late(self, ticket: DeadlineTicket, now: float) -> bool:
-        """Whether a slot would be wasted on it. With nobody behind it, a small chance is worth an idle slot."""
-        left = ticket.deadline - now
-        if not self.inflight:
-            return left <= 0.0
-        times = ticket.lane.times(streams=ticket.streams).at(self.inflight + 1, now)
-        return left < quantile(times, 0.5 if self.queued else 0.1) * ticket.cost
-
-    def _next_line(self) -> Line | None:
-        if not self._bounded:
-            return self._line
-        ready = [lane for lane in (self._line, *self._bounded) if lane.queue and lane.has_room]
-        return min(ready, key=lambda lane: lane.waiting.first().key, default=None)
-
-    def _contended(self) -> bool:
-        """Whether somebody waits for the total limit, and not only for a model's own."""
-        if not self._bounded:
-            return self.queued > 0
-        return any(lane.queue and lane.has_room for lane in (self._line, *self._bounded))
-
-    def _contenders(self, lane: Line) -> list[Line]:
-        """The other lanes from which tickets may be dispatched before those of this lane."""
-        return [other for other in (self._line, *self._bounded) if other is not lane and other.queue and other.has_room]
-
-    def _all_work(self, lane: Line) -> float:
-        work = lane.waiting.work
-        return work + sum(other.waiting.work for other in self._contenders(lane)) if self._bounded else work
-
-    def _mark_idle(self, lane: Line, now: float) -> None:
-        if self.limit is None or self.inflight < self.limit:
-            self.total.idle_at = now
-        if lane.drain is not None and lane.has_room:
-            lane.drain.idle_at = now
 
     def _sample(self, ticket: DeadlineTicket, now: float, seconds: float | None, full: bool, lane_full: bool) -> None:
         """Let the searches learn from the end of a ticket, which is not counted in flight any more."""

@@ -49,20 +49,17 @@ class Window:
     def add(self, now: float, value: float) -> None:
         """Take one more sample; the oldest makes room."""
         insort(self.values, value)
-        self._arrivals.append((now, value))
-        if len(self.values) > _SAMPLES:
-            self._drop_oldest()
+        arrivals, values = self._arrivals, self.values
+        arrivals.append((now, value))
+        if len(values) > _SAMPLES:
+            del values[bisect_left(values, arrivals.popleft()[1])]
 
     def trim(self, now: float) -> list[float]:
         """Forget what is too old. Returns `values`, sorted."""
-        arrivals, oldest = self._arrivals, now - _MAX_AGE_S
+        arrivals, values, oldest = self._arrivals, self.values, now - _MAX_AGE_S
         while arrivals and arrivals[0][0] < oldest:
-            self._drop_oldest()
-        return self.values
-
-    def _drop_oldest(self) -> None:
-        values = self.values
-        del values[bisect_left(values, self._arrivals.popleft()[1])]
+            del values[bisect_left(values, arrivals.popleft()[1])]
+        return values
 
 
 class ServiceTimes:
@@ -75,7 +72,7 @@ class ServiceTimes:
 
     def add(self, now: float, level: int, seconds: float) -> None:
         """One request, dispatched as the `level`-th in flight, took `seconds` a unit of cost."""
-        bucket = bucket_of(level)
+        bucket = _BUCKET_OF[level] if level < 1024 else bucket_of(level)
         window = self._windows[bucket]
         if window is None:
             window = self._windows[bucket] = Window()
@@ -83,10 +80,15 @@ class ServiceTimes:
 
     def at(self, level: int, now: float) -> Sequence[float]:
         """The sorted times at this level, or the nearest that has some; empty where nothing recent is known."""
-        bucket = bucket_of(level)
+        bucket = _BUCKET_OF[level] if level < 1024 else bucket_of(level)
         windows = self._windows
+        window = windows[bucket]
+        if window is not None:
+            values = window.trim(now)
+            if len(values) >= _MIN_SAMPLES:
+                return values
         # Below before above: congestion that has passed must not be feared longer than it lasts.
-        for near in (bucket, bucket - 1, bucket + 1, bucket - 2):
+        for near in (bucket - 1, bucket + 1, bucket - 2):
             window = windows[near] if near >= 0 else None
             if window is not None:
                 values = window.trim(now)
@@ -103,8 +105,9 @@ def bucket_of(level: int) -> int:
 class Drain:
     """The flow through one limit: what arrives, what leaves, and since when no slot has been idle.
 
-    `pace` is how many seconds a unit of work takes while somebody waits, 0.0 as long as nobody has. `idle_at` is when a slot was last known idle. `patience` is the mean of what arrivals were ready to wait, and `hold`
-    how long a request keeps its slot. `refused_at` is when somebody was last refused here.
+    `pace` is how many seconds a unit of work takes while somebody waits, 0.0 as long as nobody has. `idle_at` is when a
+    slot was last known idle, `refused_at` when somebody was last refused here. `patience` is the mean of what arrivals
+    were ready to wait, and `hold` of how long requests keep their slots.
     """
 
     __slots__ = (

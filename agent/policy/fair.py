@@ -6,7 +6,7 @@
 from collections import deque
 from typing import Any
 
-from agent.policy.edf import FLOOR, EdfQueue, Entry
+from agent.policy.edf import FLOOR, EdfQueue, Entry, band_at
 
 # Tenants beyond these share a place with others: what clients invent must not grow what we keep. 0 is for nobody's.
 PLACES = 64
@@ -36,7 +36,7 @@ class _Band:
         queue = self.queues.get(place)
         if queue is None:
             queue = self.queues[place] = EdfQueue()
-            self.deficits[place] = 0.0
+            self.deficits[place] = 0.0 if self.turns else _QUANTUM  # the first of a band need not wait for its turn
             self.turns.append(place)
         queue.insert(entry)
         self.work += entry.cost
@@ -84,7 +84,7 @@ class FairQueue:
 
     def insert(self, entry: Entry) -> None:
         """Put an entry into its tenant's line."""
-        number = entry.key[0]
+        number = band_at(entry.rank)
         band = self._bands.get(number)
         if band is None:
             band = self._bands[number] = _Band()
@@ -94,7 +94,7 @@ class FairQueue:
 
     def remove(self, entry: Entry) -> None:
         """Take out an entry that waits."""
-        number = entry.key[0]
+        number = band_at(entry.rank)
         band = self._bands[number]
         band.remove(entry)
         if not band.queues:
@@ -105,7 +105,7 @@ class FairQueue:
     def take(self, entry: Entry) -> None:
         """Take out the entry that `first` has named: it is served, at its tenant's expense."""
         self._taken += 1
-        self._bands[entry.key[0]].deficits[place_of(entry.tenant)] -= entry.cost
+        self._bands[band_at(entry.rank)].deficits[place_of(entry.tenant)] -= entry.cost
         self.remove(entry)
 
     def first(self) -> Any:
@@ -116,9 +116,14 @@ class FairQueue:
             number = max(bands)
         return bands[number].first()
 
+    def earliest(self) -> Any:
+        """The entry with the earliest deadline of all bands and tenants, or None."""
+        firsts = (queue.first() for band in self._bands.values() for queue in band.queues.values())
+        return min(firsts, key=lambda entry: entry.deadline, default=None)
+
     def ahead(self, entry: Entry) -> float:
         """The work of those who come before this entry, which may wait or not."""
-        band = self._bands.get(entry.key[0])
+        band = self._bands.get(band_at(entry.rank))
         own = 0.0
         if band is not None:
             queue = band.queues.get(place_of(entry.tenant))
@@ -127,7 +132,7 @@ class FairQueue:
 
     def backlog(self, entry: Entry) -> float:
         """The work before one that came last of the entry's tenant, whatever the deadlines."""
-        band = self._bands.get(entry.key[0])
+        band = self._bands.get(band_at(entry.rank))
         own = 0.0
         if band is not None:
             queue = band.queues.get(place_of(entry.tenant))
@@ -139,7 +144,7 @@ class FairQueue:
         return False
 
     def _sum(self, entry: Entry, own: float) -> float:
-        number = entry.key[0]
+        number = band_at(entry.rank)
         above = sum(band.work for other, band in self._bands.items() if other < number)
         band = self._bands.get(number)
         if band is None:

@@ -5,8 +5,8 @@
 
 It measures what a limit is for: work done in a second at this limit, at a quarter more and at a quarter less, twice
 each in turn, while requests wait. The derivative of throughput means the same for workers, processor sharing and
-dynamic batching; latency does not (a batch of 16 is slower than one of 2, and better), so latency only guards against a limit
-at which answers come too late to be of use.
+dynamic batching; latency does not (a batch of 16 is slower than one of 2, and better), so latency only guards against a
+limit at which answers come too late to be of use.
 """
 
 from enum import StrEnum
@@ -35,8 +35,8 @@ _GUARD_SAMPLES = 48
 _GUARD_SHARE = 0.9
 # The strongest and the weakest cut. Beyond the knee the time grows with the limit, so the ratio is a fair guess.
 _CUT_MIN, _CUT_MAX = 0.25, 0.7
-# Half the limit that leaves more than this of the median has not helped: beyond the knee it would halve, so the model is
-# slow, whatever the limit. The cut is taken back, and the guard pauses for longer each time.
+# Half the limit that leaves more than this of the median has not helped: beyond the knee it would halve, so the model
+# is slow, whatever the limit. The cut is taken back, and the guard pauses for longer each time.
 _FUTILE = 0.75
 # Times that differ by less are the same instant, summed up differently.
 _INSTANT_S = 1e-6
@@ -130,9 +130,9 @@ class Knee:
     ) -> Decision | None:
         """A request has ended. Returns the new limit, or None where it stays.
 
-        `inflight` counts the ended one. `saturated` is whether there is more to do than is done: every slot was taken, or
-        somebody was refused just before. `seconds` is how long it took, if that says something of the
-        predictor, and `guard` how long 90 % of them may take; 0.0 is no bound.
+        `inflight` counts the ended one. `saturated` is whether there is more to do than is done: every slot was taken,
+        or somebody was refused just before. `seconds` is how long it took, if that says something of the predictor, and
+        `guard` how long 90 % of them may take; 0.0 is no bound.
         """
         if seconds is not None and guard:
             decision = self._guard(now, inflight, seconds, guard)

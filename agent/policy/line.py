@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from agent.policy.admission import NEW, Lane, Ticket
-from agent.policy.edf import EdfQueue, Key
+from agent.policy.edf import EdfQueue
 from agent.policy.estimate import Drain, ServiceTimes
 from agent.policy.fair import FairQueue
 from agent.policy.knee import Knee
 from agent.policy.usage import Usage
 
 if TYPE_CHECKING:
-    from agent.policy.deadline import DeadlineAdmission
+    from agent.policy.lines import LineAdmission
 
 # V2 knows priority 1 as the highest and 0 as none stated; that is the middle here, so that a client may step back too.
 LOWEST_BAND = 7
@@ -58,16 +58,16 @@ class DeadlineTicket(Ticket):
         "cost",
         "dispatched",
         "has_responded",
-        "key",
         "level",
         "patience",
+        "rank",
         "streams",
         "tenant",
     )
 
     lane: Line
 
-    def __init__(self, owner: Any, model: str, usage: Usage, admission: "DeadlineAdmission") -> None:
+    def __init__(self, owner: Any, model: str, usage: Usage, admission: "LineAdmission") -> None:
         self.owner = owner
         self.usage = usage
         self.lane = admission.line_of(model)
@@ -78,4 +78,4 @@ class DeadlineTicket(Ticket):
         self.band = _UNSTATED_BAND
         self.cost = 1.0
         self.streams = self.has_responded = False
-        self.key: Key = (0, 0.0, 0)
+        self.rank = 0.0

@@ -1,8 +1,9 @@
-"""CPU of one admitted request, offer and finish, by the depth of the queue. `python -m tests.bench.policy` prints it."""
+"""CPU of an admitted request, offer and finish, by the depth of the queue: `python -m tests.bench.policy`."""
 
 import random
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 from agent.policy.admission import RUNNING, Admission, Ticket
@@ -49,27 +50,29 @@ ROWS: tuple[tuple[str, Make, Offer], ...] = (
 )
 
 
+def _ticket(gate: Admission, owner: object, model: str, usage: Usage) -> Ticket:
+    return Ticket(owner, model, usage, gate)
+
+
 def microseconds(make: Make, offer: Offer, depth: int) -> float:
     """The best of five rounds: the mean of an offer and the finish that follows it, with `depth` requests waiting."""
     best = float("inf")
     for attempt in range(_ROUNDS):
         gate, generator, usage = make(), random.Random(attempt), Usage("m", 0.0)
-        new = gate.ticket if isinstance(gate, DeadlineAdmission) else lambda *of: Ticket(*of, gate)
+        new = gate.ticket if isinstance(gate, DeadlineAdmission) else partial(_ticket, gate)
         now, running = 1.0, []
         for _ in range(LIMIT - (not depth) + depth):
             ticket = new(None, "m", usage)
             offer(gate, ticket, now, generator)
             running += [ticket] if ticket.state is RUNNING else []
         tickets = [new(None, "m", usage) for _ in range(_REQUESTS)]
-        done = 0
         begun = perf_counter()
-        for ticket in tickets:
+        for done, ticket in enumerate(tickets):
             now += 0.0062  # a predictor of 8 workers and 50 ms, at its capacity
             offer(gate, ticket, now, generator)
             if ticket.state is RUNNING:
                 running.append(ticket)
             running.extend(gate.finish(running[done], now))
-            done += 1
         best = min(best, perf_counter() - begun)
         assert gate.queued == depth, f"{gate.queued} wait instead of {depth}"
     return best / _REQUESTS * 1e6

@@ -1,0 +1,163 @@
+"""Lanes whose lines are ordered by deadlines, and who of them runs next: what `deadline` decides upon."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.policy.admission import ENDED, QUEUED, RUNNING, Admission, Ticket
+from agent.policy.estimate import Drain, quantile
+from agent.policy.knee import Knee
+from agent.policy.line import DeadlineTicket, Line
+from agent.policy.usage import Usage
+
+
+class LineAdmission(Admission):
+    """Admission with `line.Line` for lanes. `total` is the flow through the total limit."""
+
+    __slots__ = ("_bounded", "_line", "_lines", "_model_patience", "total")
+
+    def __init__(
+        self,
+        *,
+        limit: int | None,
+        model_limits: Mapping[str, int],
+        queue_limit: int,
+        queue_bytes: int,
+        patience: float,
+        model_patience: Mapping[str, float],
+        fair: bool,
+        searches: Mapping[str, Knee],
+    ) -> None:
+        super().__init__(
+            limit=limit, model_limits={}, queue_limit=queue_limit, queue_bytes=queue_bytes, patience=patience
+        )
+        self._line = Line(None, fair=fair)
+        self._lines = {
+            name: Line(model_limits.get(name), fair=fair, search=searches.get(name))
+            for name in {**model_limits, **searches}
+        }
+        self._bounded = list(self._lines.values())
+        self._default, self._lanes = self._line, dict(self._lines)
+        self._model_patience = dict(model_patience)
+        self.total = Drain()
+
+    def ticket(self, owner: Any, model: str, usage: Usage) -> DeadlineTicket:
+        """A ticket to offer."""
+        return DeadlineTicket(owner, model, usage, self)
+
+    def line_of(self, model: str) -> Line:
+        """The lane of a model, with what is believed of it."""
+        return self._lines.get(model, self._line) if self._lines else self._line
+
+    def patience_of(self, model: str) -> float:
+        """How many seconds a request for this model may take."""
+        return self._model_patience.get(model, self.patience) if self._model_patience else self.patience
+
+    def cancel(self, ticket: Ticket, now: float) -> None:
+        """Take a waiting ticket out of the queue: its client left, or it has to be answered otherwise."""
+        assert isinstance(ticket, DeadlineTicket)
+        assert ticket.state is QUEUED, "only a waiting ticket can be cancelled"
+        ticket.lane.waiting.remove(ticket)
+        super().cancel(ticket, now)
+
+    def expire(self, now: float) -> list[Ticket]:
+        """End the waiting tickets whose deadline has come, and return them."""
+        expired: list[Ticket] = []
+        for lane in (self._line, *self._bounded):
+            while (ticket := lane.waiting.earliest()) is not None and ticket.deadline <= now:
+                self.cancel(ticket, now)
+                expired.append(ticket)
+        return expired
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do, unless a ticket leaves before."""
+        first = (lane.waiting.earliest() for lane in (self._line, *self._bounded))
+        return min((ticket.deadline for ticket in first if ticket is not None), default=None)
+
+    def resize(self, limit: int | None, now: float) -> Sequence[Ticket]:
+        """Change the total limit. Running tickets are never preempted. Returns what `finish` does."""
+        changed = super().resize(limit, now)
+        self._mark_idle(self._line, now)
+        return changed
+
+    def _enqueue(self, ticket: DeadlineTicket, now: float) -> None:
+        lane = ticket.lane
+        ticket.state = QUEUED
+        lane.queue[ticket] = None
+        lane.waiting.insert(ticket)
+        self.queued += 1
+        usage = ticket.usage
+        usage.advance(now)
+        usage.queued += 1
+
+    def _start(self, ticket: Ticket, now: float) -> None:
+        assert isinstance(ticket, DeadlineTicket)
+        super()._start(ticket, now)
+        ticket.dispatched, ticket.level = now, self.inflight
+
+    def _refill(self, now: float) -> list[Ticket]:
+        changed: list[Ticket] = []
+        while self.queued and (self.limit is None or self.inflight < self.limit):
+            lane = self._next_line() if self._bounded else self._line
+            if lane is None:
+                break
+            ticket: DeadlineTicket = lane.waiting.first()
+            lane.waiting.take(ticket)
+            del lane.queue[ticket]
+            changed.append(ticket)
+            self.queued -= 1
+            self.queued_bytes -= ticket.queued_bytes
+            usage = ticket.usage
+            usage.advance(now)
+            usage.queued -= 1
+            if self._is_late(ticket, now):
+                ticket.state = ENDED
+                continue
+            # As `_start` does, in one step with the leaving: 0.5 of the 5 us of a request (`tests.bench.policy`).
+            ticket.state = RUNNING
+            lane.inflight += 1
+            self.inflight += 1
+            usage.inflight += 1
+            ticket.dispatched, ticket.level = now, self.inflight
+        return changed
+
+    def _is_late(self, ticket: DeadlineTicket, now: float) -> bool:
+        """Whether a slot would be wasted on it. With nobody behind it, a small chance is worth an idle slot."""
+        left = ticket.deadline - now
+        if not self.inflight:
+            return left <= 0.0
+        times = ticket.lane.times(streams=ticket.streams).at(self.inflight + 1, now)
+        return left < quantile(times, 0.5 if self.queued else 0.1) * ticket.cost
+
+    def _next_line(self) -> Line | None:
+        ready = [lane for lane in (self._line, *self._bounded) if lane.queue and lane.has_room]
+        return min(ready, key=lambda lane: lane.waiting.first().rank, default=None)
+
+    def _contended(self) -> bool:
+        """Whether somebody waits for the total limit, and not only for a model's own."""
+        return not self._bounded or any(lane.queue and lane.has_room for lane in (self._line, *self._bounded))
+
+    def _contenders(self, lane: Line) -> list[Line]:
+        """The other lanes from which tickets may be dispatched before those of this lane."""
+        return [other for other in (self._line, *self._bounded) if other is not lane and other.queue and other.has_room]
+
+    def _all_work(self, lane: Line) -> float:
+        work = lane.waiting.work
+        return work + sum(other.waiting.work for other in self._contenders(lane)) if self._bounded else work
+
+    def _mark_idle(self, lane: Line, now: float) -> None:
+        """After an ending or another limit: whether every slot is taken, for the counter and for the estimates."""
+        limit = self.limit
+        if limit is None or self.inflight < limit:
+            self.total.idle_at = now
+            if self._busy_since is not None:
+                self._mark_busy(now)
+        elif self._busy_since is None:
+            self._mark_busy(now)
+        if lane.drain is not None and lane.has_room:
+            lane.drain.idle_at = now
+
+    def _is_full(self) -> bool:
+        return self.limit is not None and self.inflight >= self.limit
+
+    def _median(self, ticket: DeadlineTicket, level: int, now: float) -> float:
+        return quantile(ticket.lane.times(streams=ticket.streams).at(level, now), 0.5) * ticket.cost

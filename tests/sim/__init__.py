@@ -1,0 +1,1 @@
+"""Admission in virtual time: the agent's own policies, unchanged, in front of simulated predictors."""
