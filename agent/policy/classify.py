@@ -23,9 +23,9 @@ class Kind(StrEnum):
 class Route(NamedTuple):
     """The classification of a request; `model` is empty where neither path nor metadata name one.
 
-    `inside` says that the first gRPC message names it, `streams` that the answer comes piece by piece and the first byte
-    counts, `may_stream` that it does if the client asks so in the body, `messages` that each message of the call is a
-    request of its own.
+    `inside` says that the first gRPC message names it, `streams` that the answer comes in pieces and its first byte
+    counts, `may_stream` that it does if the client asks so in the body, `messages` that each message is a request
+    of its own.
     """
 
     kind: Kind
