@@ -171,7 +171,7 @@ class DeadlineAdmission(LineAdmission):
         if self.search is not None or lane.search is not None:
             self._sample(ticket, now, hold if served and not streams else None, full, lane_full)
         changed: Sequence[Ticket] = self._refill(now) if self.queued else ()
-        self._mark_idle(lane, now)
+        self._mark_slots(now)
         return changed
 
     def take_decisions(self) -> Sequence[tuple[str, Decision]]:

@@ -76,7 +76,7 @@ class LineAdmission(Admission):
     def resize(self, limit: int | None, now: float) -> Sequence[Ticket]:
         """Change the total limit. Running tickets are never preempted. Returns what `finish` does."""
         changed = super().resize(limit, now)
-        self._mark_idle(self._line, now)
+        self._mark_slots(now)
         return changed
 
     def _enqueue(self, ticket: DeadlineTicket, now: float) -> None:
@@ -144,17 +144,11 @@ class LineAdmission(Admission):
         work = lane.waiting.work
         return work + sum(other.waiting.work for other in self._contenders(lane)) if self._bounded else work
 
-    def _mark_idle(self, lane: Line, now: float) -> None:
-        """After an ending or another limit: whether every slot is taken, for the counter and for the estimates."""
+    def _mark_slots(self, now: float) -> None:
+        """After endings, or with another limit: count on whether every slot is taken."""
         limit = self.limit
-        if limit is None or self.inflight < limit:
-            self.total.idle_at = now
-            if self._busy_since is not None:
-                self._mark_busy(now)
-        elif self._busy_since is None:
+        if (limit is not None and self.inflight >= limit) is (self._busy_since is None):
             self._mark_busy(now)
-        if lane.drain is not None and lane.has_room:
-            lane.drain.idle_at = now
 
     def _is_full(self) -> bool:
         return self.limit is not None and self.inflight >= self.limit

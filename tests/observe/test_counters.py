@@ -68,7 +68,13 @@ def test_the_bounds_rise() -> None:
 
 
 def test_only_what_the_agent_refused_counts_as_rejected() -> None:
-    assert set(Counters().rejected) == {Outcome.QUEUE_FULL, Outcome.EXPIRED, Outcome.DRAINING, Outcome.DEADLINE, Outcome.OVERLOAD}
+    assert set(Counters().rejected) == {
+        Outcome.QUEUE_FULL,
+        Outcome.EXPIRED,
+        Outcome.DRAINING,
+        Outcome.DEADLINE,
+        Outcome.OVERLOAD,
+    }
 
 
 def test_an_upgrade_outside_the_known_routes_is_no_bypass() -> None:

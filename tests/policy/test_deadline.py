@@ -296,6 +296,18 @@ def test_long_answers_do_not_condemn_streams_nor_short_ones_help_the_rest(
     assert desk.refused(patience, streams=streams) is expected
 
 
+def test_a_standing_line_of_streams_is_measured_by_their_slots_and_not_by_their_first_bytes() -> None:
+    """Slots are held for 2 s and first bytes come after 0.1 s. A line of 0.1 s would be empty, and leave slots idle."""
+    desk = Desk(limit=8, service=2.0)
+    line = desk.gate.line_of("m")
+    for _ in range(400):
+        desk.offer(4.0, streams=True)
+        line.streaming.add(desk.clock.now, 8, 0.1)
+        desk.run(0.125)
+    assert desk.gate.inflight == 8
+    assert 3 <= desk.gate.queued <= 8
+
+
 def test_what_failed_teaches_no_service_time() -> None:
     desk = Desk(limit=2)
     for served in (True, False):
@@ -448,8 +460,13 @@ def test_retry_after_is_none_where_no_wait_can_help() -> None:
     assert desk.refusal is DEADLINE
     assert late is not None
     after = desk.gate.retry_after(late, desk.clock.now)
-    assert after is not None
-    assert 0.2 < after < 2.0
+    assert after == pytest.approx(desk.gate.predicted_wait("m") + desk.gate.total.pace - 1.0)
+    assert after > 0.2
+    desk.empty()
+    assert desk.gate.retry_after(desk.gate.ticket(None, "m", desk.usage), desk.clock.now) is None, "it has no time left"
+    desk.fill()
+    running = desk.running[0][1]
+    assert desk.gate.retry_after(running, desk.clock.now) == 0.0, "its wait is far below what it has"
 
 
 def test_beliefs_are_readable() -> None:
@@ -464,6 +481,3 @@ def test_beliefs_are_readable() -> None:
         desk.offer(5.0)
     assert desk.gate.predicted_wait("m") == pytest.approx(0.5, rel=0.01)
     assert desk.gate.service_time("m", 0.9, desk.clock.now) == pytest.approx(0.1)
-
-
-# The search for a limit

@@ -1,10 +1,7 @@
 """The search for limits inside the deadline policy."""
 
-from agent.errors import Outcome
 from agent.policy.knee import Knee, Reason
 from tests.policy.desk import Desk
-
-DEADLINE, OVERLOAD, QUEUE_FULL = Outcome.DEADLINE, Outcome.OVERLOAD, Outcome.QUEUE_FULL
 
 
 def test_a_search_sets_the_total_limit_and_its_decisions_can_be_taken() -> None:

@@ -196,6 +196,7 @@ def test_work_ahead_of_a_polite_tenant_is_its_share_and_not_the_hogs_line() -> N
     assert queue.ahead(polite) == 1.0 + 2.0  # its own, and as many of the hog's as turns until it is served
     assert queue.ahead(hog) == 100.0 + 1.0
     assert queue.ahead(urgent) == 0.0
+    assert queue.ahead(One(303, 4, 0.5, 2.0, tenant=1)) == 1.0, "of its own tenant nobody, of the other all"
     assert queue.backlog(polite) == 3.0
     assert not queue.endangers(polite, 0.0, 1e9)
     queue.insert(urgent)

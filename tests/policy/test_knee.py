@@ -87,6 +87,12 @@ def knee_is(drive: Drive, limit: int) -> bool:
     return round(drive.knee.centre) == limit
 
 
+def test_at_the_upper_bound_doubling_is_over() -> None:
+    drive = Drive(Knee(4, highest=4), workers(100))
+    assert drive.run(1.0)[0] is Reason.SETTLED
+    assert drive.decisions[0].limit == 4
+
+
 @pytest.mark.parametrize("start", [0, 9])
 def test_a_start_outside_the_bounds_is_a_defect(start: int) -> None:
     with pytest.raises(AssertionError):

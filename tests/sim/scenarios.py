@@ -68,10 +68,19 @@ def drift(make: Make, seconds: float, seed: int = 5) -> tuple[float, float]:
     return before.goodput(CAPACITY), after.goodput(CAPACITY / 4)
 
 
-def unknown(make: Make, predictor: str, start: float, load: float, seconds: float, seed: int = 0) -> Result:
+def unknown(
+    make: Make,
+    predictor: str,
+    start: float,
+    load: float,
+    seconds: float,
+    seed: int = 0,
+    *,
+    deadlines: Shares = HALF,
+) -> Result:
     """A limit of `start` times the right one, at `load` times the capacity; the first 10 s are not counted."""
     kind, capacity, right = UNKNOWN[predictor]
-    requests = poisson(1000 + seed, seconds + 10.0, load * capacity)
+    requests = poisson(1000 + seed, seconds + 10.0, load * capacity, deadlines=deadlines)
     return simulate(requests, make(int(start * right)), kind, duration=seconds + 10.0, warm=10.0)
 
 

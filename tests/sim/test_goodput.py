@@ -80,6 +80,13 @@ def test_a_limit_that_nobody_knows_is_found(predictor: str, start: float, load: 
     assert result.goodput(UNKNOWN[predictor][1]) >= (95.0 if start < 16 else 92.0)
 
 
+@pytest.mark.parametrize("load", OVER)
+def test_a_search_goes_on_where_refusals_keep_slots_free(load: float) -> None:
+    """A deadline of three service times lets hardly anybody wait: a limit that is too high is never quite reached."""
+    result = scenarios.unknown(gates.auto, "sharing", 1, load, 60.0, deadlines=TIGHT)
+    assert result.goodput(CAPACITY) >= 85.0
+
+
 @pytest.mark.parametrize("predictor", UNKNOWN)
 def test_the_right_limit_needs_no_search(predictor: str) -> None:
     for load in OVER:
