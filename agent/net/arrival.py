@@ -4,11 +4,12 @@ import asyncio
 from time import monotonic
 
 from agent.errors import Fault, Outcome
-from agent.net.connection import Connection
+from agent.net.connection import ClientConnection
 from agent.net.gate import Gate
 from agent.net.http1_downstream import Http1Downstream
 from agent.net.http2_downstream import Http2Downstream
 from agent.net.sides import Pool
+from agent.wire import frames
 from agent.wire.message import Limits
 from agent.wire.sniff import PREFACE, Protocol, detect
 from agent.wire.stream import Bounds
@@ -16,10 +17,10 @@ from agent.wire.stream import Bounds
 HTTP2, MORE = Protocol.HTTP2, Protocol.MORE
 
 # SETTINGS, then GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 section 7): the predictor behind this port speaks no HTTP/2.
-_HTTP2_REFUSAL = b"\0\0\0\4\0\0\0\0\0" + b"\0\0\10\7\0\0\0\0\0" + b"\0\0\0\0" + b"\0\0\0\15"
+_HTTP2_REFUSAL = frames.settings([]) + frames.goaway(0, frames.Code.HTTP_1_1_REQUIRED)
 
 
-class Arrival(Connection):
+class Arrival(ClientConnection):
     """A new connection. `http1` and `http2` lead to the predictor that speaks each, or are None.
 
     `since` is when it was accepted, in seconds of the monotonic clock, `head_since` when its first byte came, 0.0 if

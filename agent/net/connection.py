@@ -6,11 +6,13 @@ between two callbacks.
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
 from typing import cast
 
+from agent.errors import Outcome
 from agent.wire.message import HeadCache
 
 # Before admission: head and small bodies. After it: as much as a socket buffer gives, for fewer system calls a
@@ -134,6 +136,14 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.close()
 
+    def half_close(self) -> None:
+        """Send what is queued and end our side; the peer's is still read."""
+        self.flush()
+        if self._transport is not None and self._transport.can_write_eof():
+            # asyncio raises where the peer has reset the connection and we have not heard of it yet.
+            with contextlib.suppress(OSError):
+                self._transport.write_eof()
+
     def abort(self) -> None:
         """Drop the connection so that the peer cannot take what it has for complete: RST, not FIN."""
         transport = self._transport
@@ -208,3 +218,23 @@ class Connection(asyncio.BufferedProtocol):
         except Exception as error:
             self._shared.report(error)
             self.fail()
+
+
+class ClientConnection(Connection):
+    """A client's connection, as the end of the service sees it."""
+
+    __slots__ = ()
+
+    def announce_end(self) -> None:
+        """Tell the client that the service will end, where its protocol can."""
+
+    def close_if_idle(self) -> None:
+        """Take nothing more, and end the connection unless something is under way."""
+        raise NotImplementedError
+
+    def refuse_all(self, outcome: Outcome) -> None:
+        """Answer what neither admission nor the predictor's side knows of."""
+
+    def close_when_sent(self) -> None:
+        """All has been answered: end the connection once the client has it."""
+        self.close()

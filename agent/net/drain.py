@@ -7,10 +7,7 @@ from math import inf
 from time import monotonic
 
 from agent.errors import Outcome
-from agent.net.arrival import Arrival
 from agent.net.gate import Gate
-from agent.net.http1_downstream import Http1Downstream
-from agent.net.http2_downstream import Http2Downstream
 from agent.net.sides import Pool
 
 
@@ -74,8 +71,7 @@ class Drain:
             # answers.
             self._gate.closing = True
             for connection in list(self._gate.connections):
-                if isinstance(connection, Http2Downstream):
-                    connection.announce_end()
+                connection.announce_end()
             self._gate.shared.flush()
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -87,16 +83,14 @@ class Drain:
         await _wait_at_most(self._hurry, self._delay)
         self._close_listeners()
         for connection in list(self._gate.connections):
-            if isinstance(connection, Arrival | Http1Downstream | Http2Downstream):
-                connection.close_if_idle()
+            connection.close_if_idle()
         until = monotonic() + self._timeout
         await self._wait_while(lambda: self._gate.active, until)
         self._end_the_rest()
         # Let clients read what has been written to them: the end of the process would cut it off.
         await self._wait_while(lambda: self._gate.connections, until)
         for connection in list(self._gate.connections):
-            if isinstance(connection, Http2Downstream):
-                connection.close()
+            connection.close()
         self.stage = Stage.DRAINED
         self._done.set()
 
@@ -109,15 +103,11 @@ class Drain:
             for exchange in [*pool.waiting, *pool.exchanges()]:
                 exchange.refuse(Outcome.DRAINING)
         for connection in list(gate.connections):
-            if isinstance(connection, Http2Downstream):
-                connection.refuse_all(Outcome.DRAINING)
+            connection.refuse_all(Outcome.DRAINING)
         gate.release(inf)
         gate.shared.flush()
         for connection in list(gate.connections):
-            if isinstance(connection, Http2Downstream):
-                connection.close_if_idle()  # its streams may hold what the client has given no window for
-            else:
-                connection.close()
+            connection.close_when_sent()
 
     async def _wait_while(self, busy: Callable[[], object], until: float) -> None:
         while busy() and monotonic() < until:

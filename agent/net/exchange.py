@@ -9,6 +9,7 @@ NAMING waits for the first bytes of a gRPC message, which name the model. The sl
 also after the client has left: the model goes on computing (DECISIONS 5).
 """
 
+from collections.abc import Callable
 from time import monotonic
 
 from agent.errors import Fault, Outcome
@@ -26,7 +27,6 @@ from agent.wire.head import NO_STATUS, RequestHead, ResponseHead
 
 # How often a request that the predictor has handed back unprocessed is sent again.
 _MAX_RETURNS = 3
-
 
 INFERENCE = Kind.INFERENCE
 
@@ -131,6 +131,14 @@ class Exchange(Account):
         self._finish(Outcome.INTERNAL)
         if down is not None:
             down.cut(Outcome.INTERNAL)
+
+    def hear(self, ending: Callable[[], None]) -> None:
+        """Hear of an ending from a stream that is gone: after a bug its connection's guard would not find us."""
+        try:
+            ending()
+        except Exception:
+            self.abandon()
+            raise
 
     def release(self) -> None:
         """The model has had the time that it takes for an answer that nobody wants any more."""

@@ -1,4 +1,4 @@
-"""What the exchanges of a process share, and the two timers that serve them all."""
+"""What the exchanges of a process share, and the one timer that serves them all."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from agent.errors import Outcome
-from agent.net.connection import Connection, Shared
+from agent.net.connection import ClientConnection, Shared
 from agent.net.replies import Replies
 from agent.observe.hooks import Hooks
 from agent.policy.admission import RUNNING, Admission, Ticket
@@ -23,9 +23,8 @@ class Gate:
     """Admission and its surroundings, as an exchange sees them.
 
     `connections` holds the clients' connections, `active` counts the exchanges that have begun and not ended, bypassing
-    ones included. `closing` tells connections to
-    end after the reply in hand. `queued_body` bounds, in bytes, what is read of the body of a request that is not yet
-    dispatched.
+    ones included. `closing` tells connections to end after the reply in hand. `queued_body` bounds, in bytes, what is
+    read of the body of a request that is not yet dispatched.
     """
 
     __slots__ = (
@@ -74,7 +73,7 @@ class Gate:
         self.queued_body = queued_body
         self.retry_stale = retry_stale
         self.max_connections = max_connections
-        self.connections: set[Connection] = set()
+        self.connections: set[ClientConnection] = set()
         self.active = 0
         self.closing = False
         self.idle = asyncio.Event()
@@ -83,7 +82,7 @@ class Gate:
         self._alarm_at = 0.0
         self._leaving: list[tuple[float, int, Exchange]] = []
 
-    def depart(self, connection: Connection) -> None:
+    def depart(self, connection: ClientConnection) -> None:
         """A client's connection is gone."""
         self.connections.discard(connection)
         if self.closing and not self.connections:

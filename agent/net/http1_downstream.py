@@ -1,16 +1,16 @@
 """A client's HTTP/1.1 connection: requests in, replies out, in order, until one of them ends the connection."""
 
 import asyncio
-import contextlib
 from enum import IntEnum
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from agent.errors import Fault, Outcome
 from agent.net import replies
-from agent.net.connection import PAUSE_ALL, PAUSE_PIPELINE, Connection
+from agent.net.connection import PAUSE_ALL, PAUSE_PIPELINE, ClientConnection
 from agent.net.exchange import Exchange
 from agent.net.gate import Gate
+from agent.net.progress import Progress
 from agent.net.sides import Pool
 from agent.wire.fields import Trailers
 from agent.wire.head import NO_STATUS, Fields, RequestHead, ResponseHead
@@ -42,7 +42,7 @@ class Phase(IntEnum):
 IDLE, BUSY, LINGERING = Phase
 
 
-class Http1Downstream(Connection):
+class Http1Downstream(ClientConnection):
     """One client connection. Sink of the server-side machine and the client of its current exchange.
 
     `since` is when the current phase began, in seconds of the monotonic clock; `head_since` when a head began, 0.0 if
@@ -56,9 +56,8 @@ class Http1Downstream(Connection):
         "_gate",
         "_head",
         "_machine",
-        "_moved",
-        "_moved_at",
         "_pool",
+        "_progress",
         "head_since",
         "peer",
         "phase",
@@ -75,8 +74,7 @@ class Http1Downstream(Connection):
         self._head: RequestHead
         self._close_after = False
         self._chunk_out = False
-        self._moved = (-1, -1)
-        self._moved_at = 0.0
+        self._progress = Progress()
         self.phase = IDLE
         self.since = 0.0
         self.head_since = 0.0
@@ -171,12 +169,9 @@ class Http1Downstream(Connection):
         """Whether the client is the one that is waited for, and for more than `patience` seconds nothing has moved."""
         exchange = self._exchange
         unsent = self.unsent
-        waits = unsent or (exchange is not None and exchange.lacks_body and not self._paused)
+        waits = unsent > 0 or (exchange is not None and exchange.lacks_body and not self._paused)
         moved = (unsent, exchange.bytes_in if exchange is not None else 0)
-        if not waits or moved != self._moved:
-            self._moved = moved
-            self._moved_at = now
-        return now - self._moved_at > patience
+        return self._progress.has_stalled(moved, now, patience, waits=waits)
 
     def close_if_idle(self) -> None:
         """End the connection unless a request is under way or on its way."""
@@ -345,10 +340,7 @@ class Http1Downstream(Connection):
         self._machine.stop()
         self.phase = LINGERING
         self.resume(PAUSE_ALL)
-        if self._transport is not None and self._transport.can_write_eof():
-            # asyncio raises where the client has reset the connection and we have not heard of it yet.
-            with contextlib.suppress(OSError):
-                self._transport.write_eof()
+        self.half_close()
 
     def _reply_to_fault(self, fault: Fault) -> None:
         """Answer what cannot become a request, and look at nothing that follows it."""

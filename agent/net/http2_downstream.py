@@ -1,14 +1,14 @@
 """A client's HTTP/2 connection: each stream an exchange of its own, side by side with the others."""
 
 import asyncio
-import contextlib
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from agent.errors import Fault, Outcome
-from agent.net.connection import LARGE_READ, Connection
+from agent.net.connection import LARGE_READ, ClientConnection
 from agent.net.exchange import Exchange
 from agent.net.gate import Gate
+from agent.net.progress import Progress
 from agent.net.sides import Pool
 from agent.wire.fields import Http2Request, Http2Response, Trailers
 from agent.wire.frames import Code
@@ -30,7 +30,7 @@ class Inbound(ServerStream):
     `exchange` is None where there is none, or none any more that could be told anything.
     """
 
-    __slots__ = ("_connection", "_grpc", "_moved", "_moved_at", "exchange", "protocol")
+    __slots__ = ("_connection", "_grpc", "_progress", "exchange", "protocol")
 
     def __init__(self, connection: "Http2Downstream") -> None:
         super().__init__()
@@ -38,8 +38,7 @@ class Inbound(ServerStream):
         self._grpc = False
         self.exchange: Exchange | None = None
         self.protocol = "http"
-        self._moved = (-1, -1)
-        self._moved_at = 0.0
+        self._progress: Progress | None = None  # most streams end before anybody looks
 
     @property
     def peer(self) -> str:
@@ -84,11 +83,7 @@ class Inbound(ServerStream):
         connection, exchange = self._connection, self.exchange
         self.exchange = None
         if exchange is not None:
-            try:
-                exchange.on_client_fault(fault)
-            except Exception:
-                exchange.abandon()  # `fail` would not find it any more
-                raise
+            exchange.hear(lambda: exchange.on_client_fault(fault))
         else:
             connection.gate.hooks.faulted(fault, connection.peer, monotonic())
 
@@ -104,12 +99,11 @@ class Inbound(ServerStream):
         """Whether the client is the one that is waited for, and for more than `patience` seconds nothing has moved."""
         exchange = self.exchange
         unsent = self.unsent
-        waits = unsent or (exchange is not None and exchange.lacks_body and not self.withhold)
+        waits = unsent > 0 or (exchange is not None and exchange.lacks_body and not self.withhold)
+        if self._progress is None:
+            self._progress = Progress()
         moved = (unsent, exchange.bytes_in if exchange is not None else 0)
-        if not waits or moved != self._moved:
-            self._moved = moved
-            self._moved_at = now
-        return now - self._moved_at > patience
+        return self._progress.has_stalled(moved, now, patience, waits=waits)
 
     def give_up(self) -> None:
         """The client neither sends nor takes what it should on this stream."""
@@ -120,11 +114,7 @@ class Inbound(ServerStream):
         """The client has left."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
-            try:
-                exchange.on_client_gone()
-            except Exception:
-                exchange.abandon()  # `fail` would not find it any more
-                raise
+            exchange.hear(exchange.on_client_gone)
 
     # Client of an exchange
 
@@ -170,26 +160,16 @@ class Inbound(ServerStream):
         else:
             self.reset(Code.INTERNAL_ERROR)
 
-    def pause(self, reason: int) -> None:
-        """Give the client no more window."""
-        self.withhold |= reason
-
-    def resume(self, reason: int) -> None:
-        """Withdraw a reason."""
-        if self.withhold & reason:
-            self.withhold &= ~reason
-            self.credit()
-
     def expect_bulk(self, *, bulk: bool) -> None:
         """The request is at the predictor: let the client send as fast as that reads."""
         self.target = BULK_WINDOW if bulk else 0
         self.credit()
 
 
-class Http2Downstream(Connection):
+class Http2Downstream(ClientConnection):
     """One client connection. `since` is when it last had a stream, in seconds of the monotonic clock."""
 
-    __slots__ = ("_machine", "_unsent", "_unsent_since", "gate", "is_lingering", "peer", "pool", "since")
+    __slots__ = ("_machine", "_progress", "gate", "is_lingering", "peer", "pool", "since")
 
     def __init__(self, gate: Gate, pool: Pool, limits: Limits, bounds: Bounds) -> None:
         super().__init__(gate.shared)
@@ -198,8 +178,7 @@ class Http2Downstream(Connection):
         self.since = 0.0
         self.peer = ""
         self.is_lingering = False
-        self._unsent = 0
-        self._unsent_since = 0.0
+        self._progress = Progress()
         self._view = gate.shared.large
         self._machine = ServerHttp2(self, limits, bounds)
 
@@ -255,10 +234,7 @@ class Http2Downstream(Connection):
     def has_stalled(self, now: float, patience: float) -> bool:
         """Whether for more than `patience` seconds the client has taken none of what is there for it."""
         unsent = self.unsent
-        if not unsent or unsent != self._unsent:
-            self._unsent = unsent
-            self._unsent_since = now
-        return now - self._unsent_since > patience
+        return self._progress.has_stalled(unsent, now, patience, waits=unsent > 0)
 
     def refill(self, seconds: float) -> None:
         """So much time has passed."""
@@ -284,6 +260,10 @@ class Http2Downstream(Connection):
         """Take no more streams, and end the connection once it has none."""
         self._machine.end()
         self._close_when_done()
+
+    def close_when_sent(self) -> None:
+        # Its streams may hold what the client has given no window for.
+        self.close_if_idle()
 
     def close(self) -> None:
         """End the connection; what it carries must have been answered before."""
@@ -315,11 +295,8 @@ class Http2Downstream(Connection):
         self._leave()
         self.since = monotonic()
         self.is_lingering = True
-        self.flush()
         # Closing while the client still sends would reset the connection and take GOAWAY with it.
-        if self._transport is not None and self._transport.can_write_eof():
-            with contextlib.suppress(OSError):
-                self._transport.write_eof()
+        self.half_close()
 
     # Inside
 

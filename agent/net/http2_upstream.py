@@ -59,25 +59,14 @@ class Outbound(ClientStream):
 
     def on_reset(self, code: int) -> None:
         exchange, self.exchange = self.exchange, None
-        if exchange is None:
-            return
-        try:
-            if code == Code.REFUSED_STREAM:
-                exchange.on_upstream_returned()
-            else:
-                exchange.on_upstream_reset()
-        except Exception:
-            exchange.abandon()  # `fail` would not find it any more
-            raise
+        if exchange is not None:
+            returned = code == Code.REFUSED_STREAM
+            exchange.hear(exchange.on_upstream_returned if returned else exchange.on_upstream_reset)
 
     def on_fault(self, fault: Fault) -> None:
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
-            try:
-                exchange.on_upstream_fault(fault)
-            except Exception:
-                exchange.abandon()  # `fail` would not find it any more
-                raise
+            exchange.hear(lambda: exchange.on_upstream_fault(fault))
 
     def on_blocked(self) -> None:
         if self.exchange is not None:
@@ -115,16 +104,6 @@ class Outbound(ClientStream):
     def shut(self) -> None:
         """Never: HTTP/2 has no 101."""
         raise NotImplementedError
-
-    def pause(self, reason: int) -> None:
-        """Give the predictor no more window."""
-        self.withhold |= reason
-
-    def resume(self, reason: int) -> None:
-        """Withdraw a reason."""
-        if self.withhold & reason:
-            self.withhold &= ~reason
-            self.credit()
 
 
 class Http2Upstream(Connection):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from agent import __version__, logs
 from agent.net.arrival import Arrival
-from agent.net.connection import Connection, Shared
+from agent.net.connection import ClientConnection, Shared
 from agent.net.drain import Drain
 from agent.net.gate import Gate
 from agent.net.http1_upstream import Http1Pool
@@ -140,7 +140,7 @@ class Server:
             await self._admin.stop()
 
     @property
-    def connections(self) -> set[Connection]:
+    def connections(self) -> set[ClientConnection]:
         """The clients'."""
         return self.gate.connections
 

@@ -176,6 +176,16 @@ class Stream:
                 self.window = self.target
                 self._machine.write(frames.window_update(self.id, size))
 
+    def pause(self, reason: int) -> None:
+        """Give the peer no more window, for a reason out of a bit set."""
+        self.withhold |= reason
+
+    def resume(self, reason: int) -> None:
+        """Withdraw a reason."""
+        if self.withhold & reason:
+            self.withhold &= ~reason
+            self.credit()
+
     # The machine and the above call these
 
     def _hold(self, data: bytes, end: bool) -> None:
