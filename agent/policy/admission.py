@@ -154,16 +154,9 @@ class Admission:
         if self.queued >= self.queue_limit or self.queued_bytes >= self.queue_bytes:
             ticket.state = ENDED
             return Outcome.QUEUE_FULL
-        self._sequence += 1
-        ticket.sequence = self._sequence
         ticket.deadline = now + (self.patience if patience is None else min(patience, self.patience))
-        ticket.state = QUEUED
+        self._enqueue(ticket, now)
         self._push_deadline(ticket)
-        lane.queue[ticket] = None
-        self.queued += 1
-        usage = ticket.usage
-        usage.advance(now)
-        usage.queued += 1
         return None
 
     def charge(self, ticket: Ticket, size: int) -> None:
@@ -239,6 +232,16 @@ class Admission:
         while deadlines and deadlines[0][2].state is not QUEUED:
             heappop(deadlines)
         return deadlines[0][0] if deadlines else None
+
+    def _enqueue(self, ticket: Ticket, now: float) -> None:
+        self._sequence += 1
+        ticket.sequence = self._sequence
+        ticket.state = QUEUED
+        ticket.lane.queue[ticket] = None
+        self.queued += 1
+        usage = ticket.usage
+        usage.advance(now)
+        usage.queued += 1
 
     def _push_deadline(self, ticket: Ticket) -> None:
         deadlines = self._deadlines

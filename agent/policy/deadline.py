@@ -126,8 +126,6 @@ class DeadlineAdmission(LineAdmission):
 
     def _line_up(self, ticket: DeadlineTicket, now: float) -> Outcome | None:
         """Queue a ticket that cannot run yet, unless the tests at the arrival refuse it."""
-        self._sequence += 1
-        ticket.sequence = self._sequence
         ticket.rank = rank_of(ticket.band, ticket.deadline)
         refusal = self._judge(ticket, now)
         if refusal is not None:
@@ -186,11 +184,7 @@ class DeadlineAdmission(LineAdmission):
 
     def predicted_wait(self, model: str) -> float:
         """Seconds that all that waits before the model's next request of no priority needs to get its slots."""
-        lane = self.line_of(model)
-        wait = self.total.wait(self._all_work(lane), self.limit or 1) if self._is_full() else 0.0
-        if lane.drain is not None and not lane.has_room:
-            wait = max(wait, lane.drain.wait(lane.waiting.work, lane.limit or 1))
-        return wait
+        return self._wait(self.line_of(model), 0.0)
 
     def retry_after(self, ticket: Ticket, now: float) -> float | None:
         """Seconds after which a refused request like this may be in time; None if no wait can help it.
@@ -201,12 +195,8 @@ class DeadlineAdmission(LineAdmission):
         left = ticket.deadline - now
         if left < self._median(ticket, max(1, self.inflight), now):
             return None
-        lane = ticket.lane
-        excess = self.total.wait(self._all_work(lane) + ticket.cost, self.limit or 1) if self._is_full() else 0.0
-        if lane.drain is not None and not lane.has_room:
-            excess = max(excess, lane.drain.wait(lane.waiting.work + ticket.cost, lane.limit or 1))
         # What fits is a line that is served in half the time there is.
-        return max(0.0, excess - ticket.patience / 2)
+        return max(0.0, self._wait(ticket.lane, ticket.cost) - ticket.patience / 2)
 
     def service_time(self, model: str, share: float, now: float, *, streams: bool = False) -> float:
         """The quantile of the model's service times at the level in flight; 0.0 where nothing recent is known."""
@@ -220,6 +210,13 @@ class DeadlineAdmission(LineAdmission):
             return True
         drain = lane.drain
         return drain is not None and not lane.has_room and arrival.stands(drain, median, drain.patience - median, now)
+
+    def _wait(self, lane: Line, more: float) -> float:
+        """Seconds until all that waits before the end of the lane's line, and `more` work, has its slots."""
+        wait = self.total.wait(self._all_work(lane) + more, self.limit or 1) if self._is_full() else 0.0
+        if lane.drain is not None and not lane.has_room:
+            wait = max(wait, lane.drain.wait(lane.waiting.work + more, lane.limit or 1))
+        return wait
 
     def _judge(self, ticket: DeadlineTicket, now: float) -> Outcome | None:
         """The tests at arrival for one that must wait. Makes room by displacing where that is its right."""

@@ -79,15 +79,10 @@ class LineAdmission(Admission):
         self._mark_slots(now)
         return changed
 
-    def _enqueue(self, ticket: DeadlineTicket, now: float) -> None:
-        lane = ticket.lane
-        ticket.state = QUEUED
-        lane.queue[ticket] = None
-        lane.waiting.insert(ticket)
-        self.queued += 1
-        usage = ticket.usage
-        usage.advance(now)
-        usage.queued += 1
+    def _enqueue(self, ticket: Ticket, now: float) -> None:
+        assert isinstance(ticket, DeadlineTicket)
+        super()._enqueue(ticket, now)
+        ticket.lane.waiting.insert(ticket)
 
     def _start(self, ticket: Ticket, now: float) -> None:
         assert isinstance(ticket, DeadlineTicket)

@@ -10,6 +10,7 @@ import pytest
 from agent.net.server import Server
 from agent.settings import resolve
 from protos import health_pb2, health_pb2_grpc
+from tests.sockets import eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -68,18 +69,14 @@ async def test_watch_tells_of_the_change(server: Server, health: health_pb2_grpc
     server.drain.begin()
     assert (await watch.read()).status == NOT_SERVING
     watch.cancel()
-    async with asyncio.timeout(PATIENCE_S):
-        while server.drain.watchers:  # noqa: ASYNC110 - the agent's state, which has no event to wait for
-            await asyncio.sleep(0)
+    await eventually(lambda: not server.drain.watchers)
 
 
 async def test_a_client_that_leaves_watches_no_more(server: Server) -> None:
     async with grpc.aio.insecure_channel(server.admin_address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(asking(""), timeout=PATIENCE_S)
         await watch.read()
-    async with asyncio.timeout(PATIENCE_S):
-        while server.drain.watchers:  # noqa: ASYNC110 - the agent's state, which has no event to wait for
-            await asyncio.sleep(0)
+    await eventually(lambda: not server.drain.watchers)
 
 
 @pytest.mark.parametrize(
