@@ -19,12 +19,16 @@ def slow(delay_s: float) -> bytes:
 
 
 def test_an_orderly_restart_loses_nothing(own_mlserver: Server, start_agent: StartAgent) -> None:
-    """MLServer says GOAWAY and finishes what it runs; the rest waits until it is back."""
+    """MLServer says GOAWAY and finishes what it has begun; the rest waits until it is back.
+
+    What has reached it and not begun when it is told to stop, grpcio cancels, with or without an agent.
+    """
     agent = start_agent(own_mlserver.upstream, "--limit", "2", "--deadline", "60s")
-    with calling(agent.address, [slow(1.5)] * 2) as running:
+    with calling(agent.address, [slow(2.5)] * 2) as running:
         agent.await_state(inflight=2)
         with calling(agent.address, [message()] * 8) as waiting:
             agent.await_state(inflight=2, queued=8)
+            assert ask(own_mlserver.grpc_address, message(wishes={"begun": 2})).code is OK
             own_mlserver.stop()
             assert running.codes(2) == {OK: 2}
             own_mlserver.start()

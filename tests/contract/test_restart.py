@@ -22,10 +22,13 @@ def test_an_orderly_restart_loses_nothing(own_mlserver: Server, start_agent: Sta
     """MLServer finishes what it runs, closing each connection without a word; the rest waits until it is back."""
     agent = start_agent(own_mlserver.upstream, "--limit", "2", "--deadline", "60s")
     # They outlast the moment in which MLServer notices the signal, or another request might be on its way just then.
-    with asking(agent.address, [slow(1.5)] * 2) as running:
+    with asking(agent.address, [slow(2.5)] * 2) as running:
         agent.await_state(inflight=2)
         with asking(agent.address, [QUICK] * 8) as waiting:
             agent.await_state(inflight=2, queued=8)
+            # One that has reached MLServer and not begun is lost when it is told to stop, with or without an agent.
+            (both,) = exchange(own_mlserver.address, request("POST", INFER, v2(model_parameters={"begun": 2}), JSON))
+            assert both.status == 200
             own_mlserver.stop()
             assert [answer.status for answer in receive(running, 2)] == [200] * 2
             own_mlserver.start()

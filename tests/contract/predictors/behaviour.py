@@ -3,6 +3,7 @@
 delay_s   work for so many seconds
 hold      wait until a request says `release` with the same key; once released, a key holds nobody
 release   see `hold`
+begun     wait until the model has begun so many requests, this one not counted
 fail      "input": blame the request; "crash": raise what no handler expects
 """
 
@@ -19,9 +20,17 @@ class Behaviour:
 
     def __init__(self) -> None:
         self._gates: dict[str, asyncio.Event] = {}
+        self._begun = 0
+        self._news = asyncio.Condition()
 
     async def play(self, wishes: Mapping[str, object]) -> None:
         """Do what the request's parameters ask for. Raises BadInputError, or ZeroDivisionError for a crash."""
+        async with self._news:
+            if begun := wishes.get("begun"):
+                await self._news.wait_for(lambda: self._begun >= int(str(begun)))
+            else:
+                self._begun += 1
+                self._news.notify_all()
         if release := wishes.get("release"):
             self._open(str(release))
         if delay_s := wishes.get("delay_s"):
