@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.errors import Outcome
 from agent.net.connection import ClientConnection, Shared
@@ -53,7 +53,7 @@ class Gate:
         *,
         loop: asyncio.AbstractEventLoop,
         shared: Shared,
-        admission: Admission,
+        admission: Admission[Any],
         classifier: Classifier,
         stated: Reader,
         usages: Mapping[str, UsageTable],

@@ -8,7 +8,7 @@ import socket
 import time
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent import __version__, logs
 from agent.net.arrival import Arrival
@@ -27,6 +27,7 @@ from agent.observe.hooks import Hooks, Observer
 from agent.policy.admission import Admission
 from agent.policy.classify import Classifier
 from agent.policy.deadline import DeadlineAdmission
+from agent.policy.fifo import FifoAdmission
 from agent.policy.knee import Knee
 from agent.policy.stated import Reader
 from agent.policy.usage import UsageTable
@@ -157,13 +158,13 @@ class Server:
             listener.close()
 
 
-def admission_of(settings: Settings) -> Admission:
+def admission_of(settings: Settings) -> Admission[Any]:
     """The gate that the settings ask for."""
     # The bound on the whole exchange holds while it waits, too.
     patience = min(settings.deadline, settings.timeout or settings.deadline)
     bounds = dict(settings.model_limits)
     if settings.policy == "fifo":
-        return Admission(
+        return FifoAdmission(
             limit=settings.limit,
             model_limits=bounds,
             queue_limit=settings.queue,

@@ -45,12 +45,15 @@ def judge(
     elsewhere = sum(other.waiting.ahead(ticket) for other in others) if others else 0.0
     pace = drain.pace or drain.hold / limit
     wait = (ahead + elsewhere + cost) * pace
-    typical = quantile(times, 0.5)
+    # estimate.quantile in place, here and below: 0.2 of the 5 us of a request that waits (`tests.bench.policy`).
+    count = len(times)
+    typical = times[count >> 1] if count else 0.0
     service = typical * cost
     slack = slo - service
     base = pace * limit if lane.has_streams or ticket.streams else typical
     standing = stands(drain, base, slack, now)
-    if wait * _WAIT_MARGIN + quantile(times, _STANDING_SHARE if standing else _SHARE) * cost + _RELAY_S > slo:
+    risk = times[int((_STANDING_SHARE if standing else _SHARE) * count)] if count else 0.0
+    if wait * _WAIT_MARGIN + risk * cost + _RELAY_S > slo:
         return _DEADLINE
     if standing:
         load = drain.load

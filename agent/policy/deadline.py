@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 
 from agent.errors import Outcome
 from agent.policy import arrival
-from agent.policy.admission import ENDED, NEW, RUNNING, Ticket
+from agent.policy.admission import ENDED, NEW, RUNNING
 from agent.policy.edf import rank_of
 from agent.policy.estimate import quantile
 from agent.policy.knee import Decision, Knee
@@ -71,14 +71,14 @@ class DeadlineAdmission(LineAdmission):
             fair=fair,
             searches=searches or {},
         )
-        self._displaced: list[Ticket] = []
+        self._displaced: list[DeadlineTicket] = []
         self._has_bands = False
         self.search = search
         self._decisions: list[tuple[str, Decision]] = []
 
     def offer(
         self,
-        ticket: Ticket,
+        ticket: DeadlineTicket,
         now: float,
         patience: float | None = None,
         *,
@@ -93,7 +93,6 @@ class DeadlineAdmission(LineAdmission):
         `priority` is V2's (1 is the highest, 0 none), `tenant` any number that stands for one, 0 for none, and `cost`
         the predicted size in mean requests.
         """
-        assert isinstance(ticket, DeadlineTicket)
         assert ticket.state is NEW, "a ticket is offered once"
         lane = ticket.lane
         slo = ticket.bound
@@ -104,15 +103,17 @@ class DeadlineAdmission(LineAdmission):
         ticket.streams = streams
         if cost != 1.0:
             ticket.cost = min(_MAX_COST, max(_MIN_COST, cost))
-        self.total.arrive(now, slo)
-        if lane.drain is not None:
-            lane.drain.arrive(now, slo)
-        limit = self.limit
-        if (limit is None or self.inflight < limit) and not lane.queue and lane.has_room:
-            self.total.idle_at = now
-            if lane.drain is not None:
-                lane.drain.idle_at = now
-            if self.inflight and slo < self._median(ticket, self.inflight + 1, now):
+        total, drain, limit, inflight = self.total, lane.drain, self.limit, self.inflight
+        total.arrive(now, slo)
+        if drain is not None:
+            drain.arrive(now, slo)
+        if (limit is None or inflight < limit) and not lane.waiting.count and (drain is None or lane.has_room):
+            total.idle_at = now
+            if drain is not None:
+                drain.idle_at = now
+            # Where nothing was ever as slow as that, the median is not either.
+            longest = (lane.streaming if streams else lane.unary).slowest * ticket.cost
+            if slo < longest and inflight and slo < self._median(ticket, inflight + 1, now):
                 ticket.state = ENDED
                 self._turn_away(lane, now)
                 return _DEADLINE
@@ -133,21 +134,20 @@ class DeadlineAdmission(LineAdmission):
             self._turn_away(ticket.lane, now)
             return refusal
         self._enqueue(ticket, now)
+        ticket.lane.waiting.insert(ticket)
         return None
 
-    def responded(self, ticket: Ticket, now: float) -> None:
+    def responded(self, ticket: DeadlineTicket, now: float) -> None:
         """The first byte of the answer has come. It meets the deadline of a streaming ticket; others take no notice."""
-        assert isinstance(ticket, DeadlineTicket)
         if ticket.streams and not ticket.has_responded and ticket.state is RUNNING:
             ticket.has_responded = True
             ticket.lane.streaming.add(now, ticket.level, (now - ticket.dispatched) / ticket.cost)
 
-    def finish(self, ticket: Ticket, now: float, *, served: bool = True) -> Sequence[Ticket]:
+    def finish(self, ticket: DeadlineTicket, now: float, *, served: bool = True) -> Sequence[DeadlineTicket]:
         """End a running ticket. Returns those that run now and must be dispatched, and ENDED ones: too late.
 
         `served` False says that the time it took tells nothing of the predictor: it failed, or was given up.
         """
-        assert isinstance(ticket, DeadlineTicket)
         assert ticket.state is RUNNING, "a ticket ends once, and only a running one finishes"
         lane, limit = ticket.lane, self.limit
         full = limit is not None and self.inflight >= limit
@@ -165,11 +165,12 @@ class DeadlineAdmission(LineAdmission):
             lane.unary.add(now, ticket.level, hold / cost)
         self.total.leave(now, hold, cost, backlogged=full and self.queued > 0 and self._contended())
         if lane.drain is not None:
-            lane.drain.leave(now, hold, cost, backlogged=lane_full and bool(lane.queue))
+            lane.drain.leave(now, hold, cost, backlogged=lane_full and lane.waiting.count > 0)
         if self.search is not None or lane.search is not None:
             self._sample(ticket, now, hold if served and not streams else None, full, lane_full)
-        changed: Sequence[Ticket] = self._refill(now) if self.queued else ()
-        self._mark_slots(now)
+        changed: Sequence[DeadlineTicket] = self._refill(now) if self.queued else ()
+        if full or changed:
+            self._mark_slots(now)
         return changed
 
     def take_decisions(self) -> Sequence[tuple[str, Decision]]:
@@ -177,21 +178,20 @@ class DeadlineAdmission(LineAdmission):
         decisions, self._decisions = self._decisions, []
         return decisions
 
-    def take_displaced(self) -> Sequence[Ticket]:
+    def take_displaced(self) -> Sequence[DeadlineTicket]:
         """The tickets that higher priorities have pushed out of the queue since the last call; they are ENDED."""
         displaced, self._displaced = self._displaced, []
         return displaced
 
     def predicted_wait(self, model: str) -> float:
         """Seconds that all that waits before the model's next request of no priority needs to get its slots."""
-        return self._wait(self.line_of(model), 0.0)
+        return self._wait(self.lane_of(model), 0.0)
 
-    def retry_after(self, ticket: Ticket, now: float) -> float | None:
+    def retry_after(self, ticket: DeadlineTicket, now: float) -> float | None:
         """Seconds after which a refused request like this may be in time; None if no wait can help it.
 
         The caller adds the jitter: callers that were refused together must not come back together.
         """
-        assert isinstance(ticket, DeadlineTicket)
         left = ticket.deadline - now
         if left < self._median(ticket, max(1, self.inflight), now):
             return None
@@ -200,11 +200,11 @@ class DeadlineAdmission(LineAdmission):
 
     def service_time(self, model: str, share: float, now: float, *, streams: bool = False) -> float:
         """The quantile of the model's service times at the level in flight; 0.0 where nothing recent is known."""
-        return quantile(self.line_of(model).times(streams=streams).at(max(1, self.inflight), now), share)
+        return quantile(self.lane_of(model).times(streams=streams).at(max(1, self.inflight), now), share)
 
     def is_overloaded(self, model: str, now: float) -> bool:
         """Whether requests for the model stand in a line that no burst explains."""
-        lane = self.line_of(model)
+        lane = self.lane_of(model)
         median = self.service_time(model, 0.5, now)
         if self._is_full() and arrival.stands(self.total, median, self.total.patience - median, now):
             return True
@@ -235,7 +235,7 @@ class DeadlineAdmission(LineAdmission):
             if found is not None:
                 return found
             crowded = displaces and arrival.is_crowded(self.total, limit, ticket, times, self._all_work(lane), now)
-        if lane.drain is not None and lane.limit is not None and (lane.queue or not lane.has_room):
+        if lane.drain is not None and lane.limit is not None and (queue.count or not lane.has_room):
             found = arrival.judge(lane.drain, lane.limit, ticket, times, (), now)
             if found is not None:
                 return found
@@ -246,14 +246,10 @@ class DeadlineAdmission(LineAdmission):
         return None
 
     def _displace(self, lane: Line, now: float) -> None:
-        """Push out the newest ticket of the lane's lowest band."""
-        lowest = lane.waiting.lowest_band
-        for victim in reversed(lane.queue):
-            assert isinstance(victim, DeadlineTicket)
-            if victim.band == lowest:
-                self.cancel(victim, now)
-                self._displaced.append(victim)
-                return
+        """Push out the ticket that would be served last."""
+        victim: DeadlineTicket = lane.waiting.last()
+        self.cancel(victim, now)
+        self._displaced.append(victim)
 
     def _sample(self, ticket: DeadlineTicket, now: float, seconds: float | None, full: bool, lane_full: bool) -> None:
         """Let the searches learn from the end of a ticket, which is not counted in flight any more."""

@@ -6,6 +6,7 @@ waiting requests cost less than the dozen steps that a balanced tree takes in Py
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 # Band and deadline as one number, which is compared three times as fast as a tuple. A band spans more seconds than a
@@ -124,7 +125,16 @@ class EdfQueue:
     def take(self, entry: Entry) -> None:
         """Take out the entry that `first` has named: it is served."""
         self._taken += 1
-        self.remove(entry)
+        block = self._blocks[0]
+        if block.entries[0] is not entry or len(block.keys) == 1:
+            self.remove(entry)
+            return
+        # The head of a block needs no search and changes nothing but sums.
+        del block.keys[0], block.entries[0]
+        cost = block.costs.pop(0)
+        self._works[0] -= cost
+        self.work -= cost
+        self.count -= 1
 
     def first(self) -> Any:
         """The entry whose turn it is: the first in the order, or, once in 16 turns, the first of the lowest band."""
@@ -147,6 +157,14 @@ class EdfQueue:
                 if entry.deadline < found.deadline:
                     found = entry
         return found
+
+    def last(self) -> Any:
+        """The last in the order. Only where somebody waits."""
+        return self._blocks[-1].entries[-1]
+
+    def entries(self) -> Iterator[Any]:
+        """All that wait, in the order."""
+        return (entry for block in self._blocks for entry in block.entries)
 
     def ahead(self, entry: Entry) -> float:
         """The work of those who come before this entry, which may wait or not."""

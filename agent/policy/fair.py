@@ -4,6 +4,7 @@
 """
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from agent.policy.edf import FLOOR, EdfQueue, Entry, band_at
@@ -120,6 +121,15 @@ class FairQueue:
         """The entry with the earliest deadline of all bands and tenants, or None."""
         firsts = (queue.first() for band in self._bands.values() for queue in band.queues.values())
         return min(firsts, key=lambda entry: entry.deadline, default=None)
+
+    def last(self) -> Any:
+        """The last of the tenant of the lowest band that has the most waiting. Only where somebody waits."""
+        return max(self._bands[self.lowest_band].queues.values(), key=lambda queue: queue.work).last()
+
+    def entries(self) -> Iterator[Any]:
+        """All that wait, in no order."""
+        queues = (queue for band in self._bands.values() for queue in band.queues.values())
+        return (entry for queue in queues for entry in queue.entries())
 
     def ahead(self, entry: Entry) -> float:
         """The work of those who come before this entry, which may wait or not."""

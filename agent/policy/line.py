@@ -1,6 +1,6 @@
 """What the deadline policy keeps for a request and for the models that share a limit."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent.policy.admission import NEW, Lane, Ticket
 from agent.policy.edf import EdfQueue
@@ -8,9 +8,6 @@ from agent.policy.estimate import Drain, ServiceTimes
 from agent.policy.fair import FairQueue
 from agent.policy.knee import Knee
 from agent.policy.usage import Usage
-
-if TYPE_CHECKING:
-    from agent.policy.lines import LineAdmission
 
 # V2 knows priority 1 as the highest and 0 as none stated; that is the middle here, so that a client may step back too.
 LOWEST_BAND = 7
@@ -67,11 +64,11 @@ class DeadlineTicket(Ticket):
 
     lane: Line
 
-    def __init__(self, owner: Any, model: str, usage: Usage, admission: "LineAdmission") -> None:
+    def __init__(self, owner: Any, usage: Usage, lane: Line, bound: float) -> None:
         self.owner = owner
         self.usage = usage
-        self.lane = admission.line_of(model)
-        self.bound = admission.patience_of(model)
+        self.lane = lane
+        self.bound = bound
         self.state = NEW
         self.deadline = self.dispatched = self.patience = 0.0
         self.sequence = self.queued_bytes = self.tenant = self.level = 0

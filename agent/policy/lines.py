@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.policy.admission import ENDED, QUEUED, RUNNING, Admission, Ticket
+from agent.policy.admission import ENDED, RUNNING, Admission
 from agent.policy.estimate import Drain, quantile
 from agent.policy.knee import Knee
 from agent.policy.line import DeadlineTicket, Line
 from agent.policy.usage import Usage
 
 
-class LineAdmission(Admission):
+class LineAdmission(Admission[DeadlineTicket]):
     """Admission with `line.Line` for lanes. `total` is the flow through the total limit."""
 
-    __slots__ = ("_bounded", "_line", "_lines", "_model_patience", "total")
+    __slots__ = ("_bounded", "_is_plain", "_line", "_lines", "_model_patience", "total")
 
     def __init__(
         self,
@@ -27,41 +27,34 @@ class LineAdmission(Admission):
         fair: bool,
         searches: Mapping[str, Knee],
     ) -> None:
-        super().__init__(
-            limit=limit, model_limits={}, queue_limit=queue_limit, queue_bytes=queue_bytes, patience=patience
-        )
+        super().__init__(limit=limit, queue_limit=queue_limit, queue_bytes=queue_bytes, patience=patience)
         self._line = Line(None, fair=fair)
         self._lines = {
             name: Line(model_limits.get(name), fair=fair, search=searches.get(name))
             for name in {**model_limits, **searches}
         }
         self._bounded = list(self._lines.values())
-        self._default, self._lanes = self._line, dict(self._lines)
         self._model_patience = dict(model_patience)
+        self._is_plain = not (self._lines or model_patience)  # no model is different
         self.total = Drain()
 
     def ticket(self, owner: Any, model: str, usage: Usage) -> DeadlineTicket:
         """A ticket to offer."""
-        return DeadlineTicket(owner, model, usage, self)
+        if self._is_plain:
+            return DeadlineTicket(owner, usage, self._line, self.patience)
+        return DeadlineTicket(owner, usage, self.lane_of(model), self.patience_of(model))
 
-    def line_of(self, model: str) -> Line:
+    def lane_of(self, model: str) -> Line:
         """The lane of a model, with what is believed of it."""
-        return self._lines.get(model, self._line) if self._lines else self._line
+        return self._lines.get(model, self._line)
 
     def patience_of(self, model: str) -> float:
         """How many seconds a request for this model may take."""
-        return self._model_patience.get(model, self.patience) if self._model_patience else self.patience
+        return self._model_patience.get(model, self.patience)
 
-    def cancel(self, ticket: Ticket, now: float) -> None:
-        """Take a waiting ticket out of the queue: its client left, or it has to be answered otherwise."""
-        assert isinstance(ticket, DeadlineTicket)
-        assert ticket.state is QUEUED, "only a waiting ticket can be cancelled"
-        ticket.lane.waiting.remove(ticket)
-        super().cancel(ticket, now)
-
-    def expire(self, now: float) -> list[Ticket]:
+    def expire(self, now: float) -> list[DeadlineTicket]:
         """End the waiting tickets whose deadline has come, and return them."""
-        expired: list[Ticket] = []
+        expired: list[DeadlineTicket] = []
         for lane in (self._line, *self._bounded):
             while (ticket := lane.waiting.earliest()) is not None and ticket.deadline <= now:
                 self.cancel(ticket, now)
@@ -73,31 +66,39 @@ class LineAdmission(Admission):
         first = (lane.waiting.earliest() for lane in (self._line, *self._bounded))
         return min((ticket.deadline for ticket in first if ticket is not None), default=None)
 
-    def resize(self, limit: int | None, now: float) -> Sequence[Ticket]:
+    def waiting(self) -> list[DeadlineTicket]:
+        """All waiting tickets, in the order of their arrival."""
+        tickets = (ticket for lane in (self._line, *self._bounded) for ticket in lane.waiting.entries())
+        return sorted(tickets, key=lambda ticket: ticket.sequence)
+
+    def resize(self, limit: int | None, now: float) -> Sequence[DeadlineTicket]:
         """Change the total limit. Running tickets are never preempted. Returns what `finish` does."""
         changed = super().resize(limit, now)
         self._mark_slots(now)
         return changed
 
-    def _enqueue(self, ticket: Ticket, now: float) -> None:
-        assert isinstance(ticket, DeadlineTicket)
-        super()._enqueue(ticket, now)
-        ticket.lane.waiting.insert(ticket)
+    def _drop(self, ticket: DeadlineTicket) -> None:
+        ticket.lane.waiting.remove(ticket)
 
-    def _start(self, ticket: Ticket, now: float) -> None:
-        assert isinstance(ticket, DeadlineTicket)
-        super()._start(ticket, now)
-        ticket.dispatched, ticket.level = now, self.inflight
+    def _start(self, ticket: DeadlineTicket, now: float) -> None:
+        ticket.state = RUNNING
+        ticket.lane.inflight += 1
+        self.inflight = level = self.inflight + 1
+        ticket.dispatched, ticket.level = now, level
+        usage = ticket.usage
+        usage.advance(now)
+        usage.inflight += 1
+        if level == self.limit:
+            self._mark_busy(now)
 
-    def _refill(self, now: float) -> list[Ticket]:
-        changed: list[Ticket] = []
+    def _refill(self, now: float) -> list[DeadlineTicket]:
+        changed: list[DeadlineTicket] = []
         while self.queued and (self.limit is None or self.inflight < self.limit):
             lane = self._next_line() if self._bounded else self._line
             if lane is None:
                 break
             ticket: DeadlineTicket = lane.waiting.first()
             lane.waiting.take(ticket)
-            del lane.queue[ticket]
             changed.append(ticket)
             self.queued -= 1
             self.queued_bytes -= ticket.queued_bytes
@@ -120,20 +121,23 @@ class LineAdmission(Admission):
         left = ticket.deadline - now
         if not self.inflight:
             return left <= 0.0
-        times = ticket.lane.times(streams=ticket.streams).at(self.inflight + 1, now)
-        return left < quantile(times, 0.5 if self.queued else 0.1) * ticket.cost
+        times = ticket.lane.streaming if ticket.streams else ticket.lane.unary
+        if left >= times.slowest * ticket.cost:
+            return False
+        return left < quantile(times.at(self.inflight + 1, now), 0.5 if self.queued else 0.1) * ticket.cost
 
     def _next_line(self) -> Line | None:
-        ready = [lane for lane in (self._line, *self._bounded) if lane.queue and lane.has_room]
+        ready = [lane for lane in (self._line, *self._bounded) if lane.waiting.count and lane.has_room]
         return min(ready, key=lambda lane: lane.waiting.first().rank, default=None)
 
     def _contended(self) -> bool:
         """Whether somebody waits for the total limit, and not only for a model's own."""
-        return not self._bounded or any(lane.queue and lane.has_room for lane in (self._line, *self._bounded))
+        return not self._bounded or any(lane.waiting.count and lane.has_room for lane in (self._line, *self._bounded))
 
     def _contenders(self, lane: Line) -> list[Line]:
         """The other lanes from which tickets may be dispatched before those of this lane."""
-        return [other for other in (self._line, *self._bounded) if other is not lane and other.queue and other.has_room]
+        lanes = (self._line, *self._bounded)
+        return [other for other in lanes if other is not lane and other.waiting.count and other.has_room]
 
     def _all_work(self, lane: Line) -> float:
         work = lane.waiting.work

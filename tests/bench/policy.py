@@ -3,43 +3,47 @@
 import random
 import sys
 from collections.abc import Callable
-from functools import partial
 from time import perf_counter
+from typing import Any
 
-from agent.policy.admission import RUNNING, Admission, Ticket
+from agent.policy.admission import RUNNING, Admission
 from agent.policy.deadline import DeadlineAdmission
+from agent.policy.fifo import FifoAdmission
 from agent.policy.usage import Usage
 
 DEPTHS = (0, 50, 500, 5000)
 LIMIT = 8
 _ROUNDS = 5
 _REQUESTS = 4000
+_random = random.Random(1)
+PATIENCES = [_random.uniform(40.0, 100.0) for _ in range(997)]
+TENANTS = [_random.randrange(20) for _ in range(997)]
 
-Make = Callable[[], Admission]
-Offer = Callable[[Admission, Ticket, float, random.Random], None]
+Gate = Admission[Any]
+Make = Callable[[], Gate]
+Offer = Callable[[Gate, Any, float, int], None]
 
 
-def fifo() -> Admission:
-    return Admission(limit=LIMIT, model_limits={}, queue_limit=10_000, queue_bytes=1 << 30, patience=100.0)
+def fifo() -> Gate:
+    return FifoAdmission(limit=LIMIT, model_limits={}, queue_limit=10_000, queue_bytes=1 << 30, patience=100.0)
 
 
-def deadline(*, fair: bool = False) -> Admission:
+def deadline(*, fair: bool = False) -> Gate:
     return DeadlineAdmission(
         limit=LIMIT, model_limits={}, queue_limit=10_000, queue_bytes=1 << 30, patience=100.0, fair=fair
     )
 
 
-def alike(gate: Admission, ticket: Ticket, now: float, _: random.Random) -> None:
+def alike(gate: Gate, ticket: Any, now: float, _: int) -> None:
     gate.offer(ticket, now)
 
 
-def mixed(gate: Admission, ticket: Ticket, now: float, generator: random.Random) -> None:
-    gate.offer(ticket, now, 40.0 + 60.0 * generator.random())
+def mixed(gate: Gate, ticket: Any, now: float, number: int) -> None:
+    gate.offer(ticket, now, PATIENCES[number % len(PATIENCES)])
 
 
-def tenants(gate: Admission, ticket: Ticket, now: float, generator: random.Random) -> None:
-    assert isinstance(gate, DeadlineAdmission)
-    gate.offer(ticket, now, tenant=generator.randrange(20))
+def tenants(gate: Gate, ticket: Any, now: float, number: int) -> None:
+    gate.offer(ticket, now, tenant=TENANTS[number % len(TENANTS)])
 
 
 ROWS: tuple[tuple[str, Make, Offer], ...] = (
@@ -50,26 +54,21 @@ ROWS: tuple[tuple[str, Make, Offer], ...] = (
 )
 
 
-def _ticket(gate: Admission, owner: object, model: str, usage: Usage) -> Ticket:
-    return Ticket(owner, model, usage, gate)
-
-
 def microseconds(make: Make, offer: Offer, depth: int) -> float:
     """The best of five rounds: the mean of an offer and the finish that follows it, with `depth` requests waiting."""
     best = float("inf")
-    for attempt in range(_ROUNDS):
-        gate, generator, usage = make(), random.Random(attempt), Usage("m", 0.0)
-        new = gate.ticket if isinstance(gate, DeadlineAdmission) else partial(_ticket, gate)
+    for _ in range(_ROUNDS):
+        gate, usage = make(), Usage("m", 0.0)
         now, running = 1.0, []
-        for _ in range(LIMIT - (not depth) + depth):
-            ticket = new(None, "m", usage)
-            offer(gate, ticket, now, generator)
+        for number in range(LIMIT - (not depth) + depth):
+            ticket = gate.ticket(None, "m", usage)
+            offer(gate, ticket, now, number)
             running += [ticket] if ticket.state is RUNNING else []
-        tickets = [new(None, "m", usage) for _ in range(_REQUESTS)]
+        tickets = [gate.ticket(None, "m", usage) for _ in range(_REQUESTS)]
         begun = perf_counter()
         for done, ticket in enumerate(tickets):
             now += 0.0062  # a predictor of 8 workers and 50 ms, at its capacity
-            offer(gate, ticket, now, generator)
+            offer(gate, ticket, now, done)
             if ticket.state is RUNNING:
                 running.append(ticket)
             running.extend(gate.finish(running[done], now))

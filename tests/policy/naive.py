@@ -16,7 +16,7 @@ class Waiting:
 
 @dataclass(slots=True)
 class Gate:
-    """The naive model of `policy.admission.Admission`."""
+    """The naive model of `policy.fifo.FifoAdmission`."""
 
     limit: int | None
     model_limits: dict[str, int]

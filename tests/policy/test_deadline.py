@@ -74,7 +74,7 @@ def test_too_late_depends_on_whether_others_wait() -> None:
         desk = Desk(limit=2)
         for number in range(96):  # times from 0.05 to 0.145 s at one level
             desk.clock.advance(0.01)
-            desk.gate.line_of("m").unary.add(desk.clock.now, 2, 0.05 + number / 1000)
+            desk.gate.lane_of("m").unary.add(desk.clock.now, 2, 0.05 + number / 1000)
         desk.fill()
         tight = desk.offer(0.5)
         other = desk.offer(5.0) if behind else None
@@ -285,7 +285,7 @@ def test_long_answers_do_not_condemn_streams_nor_short_ones_help_the_rest(
 ) -> None:
     """Streams answer within 0.1 s and last 2 s; the others take 2 s. A slot frees every 0.02 s."""
     desk = Desk(limit=100, service=2.0)
-    line = desk.gate.line_of("m")
+    line = desk.gate.lane_of("m")
     desk.fill()
     for _ in range(50):
         now = desk.clock.now
@@ -299,7 +299,7 @@ def test_long_answers_do_not_condemn_streams_nor_short_ones_help_the_rest(
 def test_a_standing_line_of_streams_is_measured_by_their_slots_and_not_by_their_first_bytes() -> None:
     """Slots are held for 2 s and first bytes come after 0.1 s. A line of 0.1 s would be empty, and leave slots idle."""
     desk = Desk(limit=8, service=2.0)
-    line = desk.gate.line_of("m")
+    line = desk.gate.lane_of("m")
     for _ in range(400):
         desk.offer(4.0, streams=True)
         line.streaming.add(desk.clock.now, 8, 0.1)
@@ -335,15 +335,16 @@ def test_higher_bands_are_served_first() -> None:
         running = waiting[priority]
 
 
-def test_a_full_queue_gives_way_to_a_higher_priority_the_newest_of_the_lowest_first() -> None:
-    desk = Desk(limit=1, queue=3)
+@pytest.mark.parametrize("fair", [False, True])
+def test_a_full_queue_gives_way_to_a_higher_priority_the_last_in_line_first(fair: bool) -> None:
+    desk = Desk(limit=1, queue=3, fair=fair)
     desk.fill()
-    first, newest, middle = desk.offer(9.0, priority=5), desk.offer(3.0, priority=5), desk.offer(priority=3)
+    last, newest, middle = desk.offer(9.0, priority=5), desk.offer(3.0, priority=5), desk.offer(priority=3)
     assert desk.refused(priority=5) is QUEUE_FULL
     assert desk.refused(priority=1) is None
-    assert (list(desk.gate.take_displaced()), newest.state) == ([newest], State.ENDED)
+    assert (list(desk.gate.take_displaced()), last.state) == ([last], State.ENDED)
     assert desk.refused(priority=2) is None
-    assert list(desk.gate.take_displaced()) == [first]
+    assert list(desk.gate.take_displaced()) == [newest]
     assert desk.refused(priority=3) is QUEUE_FULL
     assert (list(desk.gate.take_displaced()), middle.state) == ([], State.QUEUED)
     assert desk.gate.queued == 3

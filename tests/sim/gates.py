@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from agent.errors import Outcome
 from agent.policy.admission import Admission, Ticket
 from agent.policy.deadline import DeadlineAdmission
+from agent.policy.fifo import FifoAdmission
 from agent.policy.knee import Knee
 from agent.policy.usage import Usage
 from tests.sim.load import Request
@@ -62,7 +63,7 @@ class Breaker:
 class Headgate:
     """One of the agent's own policies."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission[Any]) -> None:
         self.admission = admission
         self._usage = Usage("m", 0.0)
 
@@ -71,17 +72,11 @@ class Headgate:
         return self.admission.limit or 0
 
     def offer(self, request: Request, now: float) -> str:
-        gate, refusal = self.admission, None
-        ticket: Ticket
-        if isinstance(gate, DeadlineAdmission):
-            ticket = gate.ticket(request, "m", self._usage)
-            refusal = gate.offer(ticket, now, request.patience, tenant=request.tenant)
-            assert not gate.take_displaced(), "no priorities here"
-            gate.take_decisions()
-        else:
-            ticket = Ticket(request, "m", self._usage, gate)
-            refusal = gate.offer(ticket, now, request.patience)
-        request.ticket = ticket
+        gate = self.admission
+        ticket = request.ticket = gate.ticket(request, "m", self._usage)
+        refusal = gate.offer(ticket, now, request.patience, tenant=request.tenant)
+        assert not gate.take_displaced(), "no priorities here"
+        gate.take_decisions()
         assert refusal in {None, Outcome.DEADLINE, Outcome.OVERLOAD, Outcome.QUEUE_FULL}
         return ticket.state.name.lower()
 
@@ -124,7 +119,9 @@ def auto(start: int) -> Gate:
 
 def fifo(limit: int) -> Gate:
     """The agent's own `--policy fifo`, with Knative's ten waiting requests for each slot."""
-    return Headgate(Admission(limit=limit, model_limits={}, queue_limit=10 * limit, queue_bytes=1 << 30, patience=10.0))
+    return Headgate(
+        FifoAdmission(limit=limit, model_limits={}, queue_limit=10 * limit, queue_bytes=1 << 30, patience=10.0)
+    )
 
 
 def knative(limit: int) -> Gate:

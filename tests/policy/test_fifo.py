@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from agent.errors import Outcome
-from agent.policy.admission import Admission, State, Ticket
+from agent.policy.admission import State, Ticket
+from agent.policy.fifo import FifoAdmission
 from agent.policy.usage import Usage, UsageTable
 from tests.fakes import ManualClock
 from tests.policy.naive import Gate, Waiting
@@ -15,9 +16,9 @@ from tests.policy.naive import Gate, Waiting
 
 def admission(
     limit: int | None = 2, queue: int = 10, model_limits: dict[str, int] | None = None, **more: Any
-) -> Admission:
+) -> FifoAdmission:
     settings = {"queue_bytes": 1 << 20, "patience": 10.0, **more}
-    return Admission(limit=limit, model_limits=model_limits or {}, queue_limit=queue, **settings)
+    return FifoAdmission(limit=limit, model_limits=model_limits or {}, queue_limit=queue, **settings)
 
 
 class Pair:
@@ -79,7 +80,7 @@ class Pair:
 
     def offer(self) -> None:
         one = Waiting(self.random.choice(self.MODELS))
-        ticket = Ticket(one, one.model, self.usages[one.model], self.real)
+        ticket = self.real.ticket(one, one.model, self.usages[one.model])
         self.tickets.append(ticket)
         refusal = self.real.offer(ticket, self.clock.now)
         self.naive.offer(one, self.clock.now)
@@ -141,7 +142,7 @@ class Desk:
         self.usage = Usage("m", 0.0)
 
     def ticket(self, model: str = "m") -> Ticket:
-        return Ticket(object(), model, self.usage, self.admission)
+        return self.admission.ticket(object(), model, self.usage)
 
     def offer(self, model: str = "m", now: float = 0.0) -> Ticket:
         ticket = self.ticket(model)
@@ -303,7 +304,7 @@ def test_usage_is_booked_on_what_the_table_says_at_the_offer() -> None:
     clock = ManualClock()
     table = UsageTable([], clock.now)
     gate = admission(limit=1)
-    ticket = Ticket(None, "m", table.of("m"), gate)
+    ticket = gate.ticket(None, "m", table.of("m"))
     gate.offer(ticket, clock.now)
     table.learn("m", clock.advance(1.0))
     gate.finish(ticket, clock.advance(1.0))
