@@ -1,7 +1,10 @@
 """`--limit auto`: a search for the knee of throughput, the smallest limit at which the predictor does all that it can.
 
-    DOUBLING --(no gain any more)--> PROBING --(decided)--> HOLDING --(5 to 60 s)--> PROBING
-        \\------------------------------\\-- latency guard --> GUARDED --> PROBING
+    CLIMBING --(no gain any more)--> PROBING --(held)--> HOLDING --(5 to 60 s)--> PROBING
+     ^   ^ \\                           |  |\\-- (lowered) --> PROBING
+     |   |  \\                          |  \\--- (raised) ---> CLIMBING, by quarters
+     |   \\---\\-- latency guard: cut --/
+     \\- at the beginning, and where a cut has not helped: by doubling
 
 It measures what a limit is for: work done in a second at this limit, at a quarter more and at a quarter less, twice
 each in turn, while requests wait. The derivative of throughput means the same for workers, processor sharing and
@@ -13,15 +16,19 @@ from enum import StrEnum
 from math import ceil
 from typing import NamedTuple
 
-from agent.policy.estimate import Window, quantile
+from agent.policy.estimate import quantile
 
 # The experiment: centre, up, centre, down, twice, so that a drift of the load hits all three alike.
 _PLAN = (0, 1, 0, 2, 0, 1, 0, 2)
 _STEP = 1.25
 # What a step up must gain, and what a step down may lose. A limit too low costs work, one too high only latency.
-_GAIN = 0.08
-_LOSS = 0.05
-_DOUBLING_GAIN = 1.3
+_GAIN = 0.05
+_LOSS = 0.03
+# The same for the steps of a climb, each of which is measured once.
+_DOUBLE = 2.0
+_CLIMB_GAIN = {_DOUBLE: 1.15, _STEP: 1.08}
+# A climb after a cut ends below the limit at which answers came too late.
+_BELOW = 0.8
 
 # Completions in a window: 64 for the noise of one, and eight for each slot to average over batches.
 _WINDOW = 64
@@ -35,8 +42,9 @@ _GUARD_SAMPLES = 48
 _GUARD_SHARE = 0.9
 # The strongest and the weakest cut. Beyond the knee the time grows with the limit, so the ratio is a fair guess.
 _CUT_MIN, _CUT_MAX = 0.25, 0.7
-# Half the limit that leaves more than this of the median has not helped: beyond the knee it would halve, so the model
-# is slow, whatever the limit. The cut is taken back, and the guard pauses for longer each time.
+# Beyond the knee half the limit halves the times and leaves the throughput as it is. Where more than this of the times
+# is left, and less than this of the throughput, the model is slow whatever the limit: the cut is taken back, and the
+# guard pauses for longer each time.
 _FUTILE = 0.75
 # Times that differ by less are the same instant, summed up differently.
 _INSTANT_S = 1e-6
@@ -47,17 +55,16 @@ _MAX_PAUSE_S = 960.0
 class Phase(StrEnum):
     """What the search is doing."""
 
-    DOUBLING = "doubling"
+    CLIMBING = "climbing"
     PROBING = "probing"
     HOLDING = "holding"
-    GUARDED = "guarded"
 
 
 class Reason(StrEnum):
     """Why the limit is what it is."""
 
-    DOUBLED = "doubled"  # the last doubling has paid
-    SETTLED = "settled"  # the last doubling has not, and is taken back
+    CLIMBED = "climbed"  # the last step up has paid
+    SETTLED = "settled"  # the last step up has not, and is taken back
     PROBE = "probe"  # one step of an experiment
     RAISED = "raised"  # a quarter more does more
     LOWERED = "lowered"  # a quarter less does as much
@@ -74,6 +81,14 @@ class Decision(NamedTuple):
     rate: float
 
 
+class _Slow(NamedTuple):
+    """What was found when answers came too late: the limit that was used, their median time, and how many a second."""
+
+    limit: int
+    middle: float
+    rate: float
+
+
 class Knee:
     """The search for one lane's limit. `limit` is the one in force, `centre` what is believed, `rate` what it does.
 
@@ -82,18 +97,22 @@ class Knee:
 
     __slots__ = (
         "_begun",
+        "_ceiling",
         "_count",
         "_cut_at",
-        "_guarded_from",
+        "_factor",
+        "_foothold",
         "_hold",
         "_last",
         "_pause",
         "_paused_until",
         "_peak",
         "_skip",
+        "_slow",
         "_step",
         "_sums",
         "_times",
+        "_times_since",
         "_until",
         "centre",
         "highest",
@@ -109,14 +128,16 @@ class Knee:
         self.centre = float(start)
         self.lowest = lowest
         self.highest = highest
-        self.phase = Phase.DOUBLING
         self.rate = 0.0
+        self.phase = Phase.CLIMBING
+        self._factor, self._ceiling, self._foothold = _DOUBLE, float(highest), float(start)
         self._last: float | None = None
         self._hold = _HOLD_S
         self._until = 0.0
-        self._times = Window()
+        self._times: list[float] = []
+        self._times_since = 0.0
         self._cut_at = 0.0
-        self._guarded_from: tuple[float, float] | None = None
+        self._slow: _Slow | None = None
         self._pause = _PAUSE_S
         self._peak = 1
         self._paused_until = 0.0
@@ -151,22 +172,30 @@ class Knee:
         if self._count < max(_WINDOW, _WINDOW_SLOTS * self.limit):
             return None
         elapsed, self._begun, self._skip = now - self._begun, None, self.limit
-        if self.phase is Phase.DOUBLING:
-            return self._double(self._count / elapsed if elapsed > 0.0 else 0.0)
+        if self.phase is Phase.CLIMBING:
+            return self._climb(self._count / elapsed if elapsed > 0.0 else 0.0)
         return self._probe(now, elapsed)
 
-    def _double(self, rate: float) -> Decision:
-        """As long as twice the limit does a third more, it is doubled again."""
-        self.rate = rate
-        if self._last is None or rate > _DOUBLING_GAIN * self._last:
-            self._last = rate
-            if self.centre < self.highest:
-                self.centre *= 2
-                return self._apply(Reason.DOUBLED)
+    def _climb(self, rate: float) -> Decision:
+        """As long as a step up pays, another follows."""
+        if self._last is None or rate > _CLIMB_GAIN[self._factor] * self._last:
+            self.rate = self._last = rate
+            self._foothold = self.centre
+            step = min(self.centre * self._factor, self._ceiling)
+            if round(step) > round(self.centre):
+                self.centre = step
+                return self._apply(Reason.CLIMBED)
         else:
-            self.centre /= 2
+            self.centre = self._foothold
         self.phase = Phase.PROBING
         return self._apply(Reason.SETTLED)
+
+    def _climb_from(self, factor: float, ceiling: float, last: float | None = None) -> None:
+        """Climb from the centre on, up to `ceiling`; `last` is the throughput before the step that is made now."""
+        self.phase = Phase.CLIMBING
+        self._factor, self._ceiling, self._last = factor, ceiling, last
+        self._foothold = self.centre
+        self._restart()
 
     def _probe(self, now: float, elapsed: float) -> Decision | None:
         self.phase = Phase.PROBING
@@ -178,10 +207,13 @@ class Knee:
             return self._apply(Reason.PROBE, _PLAN[self._step])
         here, up, down = (count / seconds if seconds > 0.0 else 0.0 for count, seconds in self._sums)
         self.rate = here
+        self._restart()
         if up > here * (1 + _GAIN) and self.centre < self.highest:
+            self._hold = _HOLD_S
             self.centre *= _STEP
-            reason = Reason.RAISED
-        elif down > here * (1 - _LOSS) and self.centre > self.lowest:
+            self._climb_from(_STEP, float(self.highest))
+            return self._apply(Reason.RAISED)
+        if down > here * (1 - _LOSS) and self.centre > self.lowest:
             self.centre /= _STEP
             reason = Reason.LOWERED
         else:
@@ -193,7 +225,6 @@ class Knee:
         else:
             self._hold = _HOLD_S
             self._until = now + _MOVED_S
-        self._restart()
         return self._apply(reason)
 
     def _guard(self, now: float, inflight: int, seconds: float, guard: float) -> Decision | None:
@@ -201,42 +232,44 @@ class Knee:
         if now - seconds < self._cut_at + _INSTANT_S or now < self._paused_until:
             return None  # a time under an earlier limit says nothing of this one
         times = self._times
-        times.add(now, seconds)
+        if not times:
+            self._times_since, self._peak = now, 1
+        times.append(seconds)
         self._peak = max(self._peak, inflight)
-        if len(times.values) < _GUARD_SAMPLES:
+        if len(times) < _GUARD_SAMPLES:
             return None
-        slow = quantile(times.trim(now), _GUARD_SHARE)
+        self._times = []
+        times.sort()
+        slow, middle = quantile(times, _GUARD_SHARE), quantile(times, 0.5)
         if slow <= guard:
-            self._guarded_from = None
+            self._slow = None
             return None
-        self._times = Window()
+        elapsed = now - self._times_since
+        found = _Slow(min(self.limit, self._peak), middle, len(times) / elapsed if elapsed > 0.0 else 0.0)
+        self._until = now + 2 * guard
+        return self._cut(now, found, guard / slow)
+
+    def _cut(self, now: float, found: _Slow, ratio: float) -> Decision:
+        """Lower the limit, or take earlier cuts back if they have changed nothing for the better."""
         self._hold = _HOLD_S
-        self._restart()
         self._cut_at = now
-        middle = quantile(times.values, 0.5)
-        used, self._peak = float(min(self.limit, self._peak)), 1
-        before, first = self._guarded_from or (used, middle)
-        if used <= before / 2 or used <= self.lowest:
-            if middle > first * _FUTILE:
-                self.centre = before
-                self._guarded_from = None
+        first = self._slow or found
+        if found.limit <= first.limit / 2 or found.limit <= self.lowest:
+            if found.middle > first.middle * _FUTILE and found.rate < first.rate * _FUTILE:
+                self.centre = float(first.limit)
+                self._slow = None
                 self._paused_until = now + self._pause
                 self._pause = min(_MAX_PAUSE_S, 2 * self._pause)
                 # Earlier cuts may have been mistakes too; doubling is the quick way back.
-                self._search_again()
+                self._climb_from(_DOUBLE, float(self.highest))
                 return self._apply(Reason.RESTORED)
-            before, first = used, middle
+            first = found
         # At the first cut a line may only have been building up, and the times with it.
-        self._guarded_from = (before, max(first, middle))
-        self._until = now + 2 * guard
-        self.centre = used * min(_CUT_MAX, max(_CUT_MIN, guard / slow))
-        self.phase = Phase.GUARDED
+        self._slow = _Slow(first.limit, max(first.middle, found.middle), max(first.rate, found.rate))
+        self.centre = max(float(self.lowest), found.limit * min(_CUT_MAX, max(_CUT_MIN, ratio)))
+        # Whatever was slow may have passed, or the cut was too deep.
+        self._climb_from(_DOUBLE, max(self.centre, self._slow.limit * _BELOW))
         return self._apply(Reason.GUARD)
-
-    def _search_again(self) -> None:
-        self.phase = Phase.DOUBLING
-        self._last = None
-        self._restart()
 
     def _restart(self) -> None:
         """Begin a new experiment."""

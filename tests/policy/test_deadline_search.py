@@ -11,7 +11,7 @@ def test_a_search_sets_the_total_limit_and_its_decisions_can_be_taken() -> None:
     decisions = desk.gate.take_decisions()
     assert {model for model, _ in decisions} == {""}
     assert decisions[-1][1].limit == desk.gate.limit
-    assert decisions[0][1].reason is Reason.DOUBLED
+    assert decisions[0][1].reason is Reason.CLIMBED
     assert not desk.gate.take_decisions()
 
 

@@ -72,6 +72,11 @@ def _others(seconds: float, seeds: int) -> None:
             f"{before:.1f}",
             f"{after:.1f}",
         )
+    _head("stalls of 1.5 s in 40, 2x", "goodput")
+    for name, make in (*QUEUES, ("headgate, auto", gates.auto)):
+        _row(
+            name, _mean(lambda seed, make=make: scenarios.stalls(make, 2.0, 2 * seconds, seed).goodput(CAPACITY), seeds)
+        )
     _head("tenants at 4x: in time %", "polite", "polite", "hog", "goodput")
     for name, make in (*QUEUES, ("headgate, tenants take turns", gates.fair)):
         run = scenarios.tenants(make, seconds)

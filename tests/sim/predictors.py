@@ -36,7 +36,10 @@ class Workers:
             self._queue.append(request)
 
     def _run(self, request: Request) -> None:
-        self._clock.at(self._clock.now + request.work, lambda: self._end(request))
+        self._clock.at(self._clock.now + request.work * self._slowness(), lambda: self._end(request))
+
+    def _slowness(self) -> float:
+        return 1.0
 
     def _end(self, request: Request) -> None:
         if self._queue:
@@ -44,6 +47,13 @@ class Workers:
         else:
             self._idle += 1
         self._done(request)
+
+
+class Stalling(Workers):
+    """Eight times slower for a second and a half in forty: a neighbour, a collection, a disk."""
+
+    def _slowness(self) -> float:
+        return 8.0 if 20.0 <= self._clock.now % 40.0 < 21.5 else 1.0
 
 
 class Sharing:
@@ -89,20 +99,32 @@ class Sharing:
 
 
 class Batcher:
-    """One model instance that computes up to 16 requests at once: 30 ms and 2.5 ms for each, and waits 2 ms to fill."""
+    """Model instances that compute up to 16 requests at once: 30 ms and 2.5 ms for each, and wait 2 ms to fill."""
 
-    SIZE = 16
-    CAPACITY = SIZE / (0.030 + 0.0025 * SIZE)
+    SIZE, INSTANCES = 16, 1
+    BATCH_S, EACH_S, SPREAD = 0.030, 0.0025, 0.1
+    TRANSIT_S = 0.0
 
     def __init__(self, clock: Clock, done: Done) -> None:
         self._clock, self._done, self._random = clock, done, random.Random(7)
         self._queue: deque[Request] = deque()
-        self._busy = False
+        self._idle = self.INSTANCES
         self._timer = 0
 
+    @classmethod
+    def capacity(cls) -> float:
+        """Requests a second, when whole batches wait."""
+        return cls.INSTANCES * cls.SIZE / (cls.BATCH_S + cls.EACH_S * cls.SIZE)
+
     def start(self, request: Request) -> None:
+        if self.TRANSIT_S:
+            self._clock.at(self._clock.now + self.TRANSIT_S, lambda: self._enter(request))
+        else:
+            self._enter(request)
+
+    def _enter(self, request: Request) -> None:
         self._queue.append(request)
-        if self._busy:
+        if not self._idle:
             return
         if len(self._queue) >= self.SIZE:
             self._fire()
@@ -112,20 +134,29 @@ class Batcher:
             self._clock.at(self._clock.now + 0.002, lambda: self._on_timer(timer))
 
     def _on_timer(self, timer: int) -> None:
-        if timer == self._timer and not self._busy and self._queue:
+        if timer == self._timer and self._idle and self._queue:
             self._fire()
 
     def _fire(self) -> None:
         self._timer += 1
-        self._busy = True
+        self._idle -= 1
         batch = [self._queue.popleft() for _ in range(min(self.SIZE, len(self._queue)))]
-        spread = log(1.01)  # of a tenth
-        seconds = (0.030 + 0.0025 * len(batch)) * self._random.lognormvariate(-spread / 2, spread**0.5)
+        spread = log(1 + self.SPREAD**2)
+        seconds = (self.BATCH_S + self.EACH_S * len(batch)) * self._random.lognormvariate(-spread / 2, spread**0.5)
         self._clock.at(self._clock.now + seconds, lambda: self._end(batch))
 
     def _end(self, batch: list[Request]) -> None:
-        self._busy = False
+        self._idle += 1
         for request in batch:
             self._done(request)
-        if self._queue and not self._busy:
+        if self._queue and self._idle:
             self._fire()
+
+
+class Triton(Batcher):
+    """Two instances with batches of four, and a way to them that takes as long as filling: the next batch must wait at
+    hand when one ends, so twice as many in flight as fit into the batches do a third more."""
+
+    SIZE, INSTANCES = 4, 2
+    BATCH_S, EACH_S, SPREAD = 0.042, 0.002, 0.01
+    TRANSIT_S = 0.003

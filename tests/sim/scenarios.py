@@ -6,7 +6,7 @@ from functools import partial
 from tests.sim import gates
 from tests.sim.gates import Make
 from tests.sim.load import CAPACITY, Request, Shares, bursts, poisson
-from tests.sim.predictors import Batcher, Sharing, Workers
+from tests.sim.predictors import Batcher, Sharing, Stalling, Triton, Workers
 from tests.sim.run import MakePredictor, Result, simulate
 
 LIMIT = 8
@@ -24,7 +24,8 @@ STARTS = (0.25, 1, 4, 16)
 # Predictor, capacity in requests a second, and the limit that is right for it.
 UNKNOWN: dict[str, tuple[MakePredictor, float, int]] = {
     "sharing": (Sharing, CAPACITY, 8),
-    "batcher": (Batcher, Batcher.CAPACITY, 16),
+    "batcher": (Batcher, Batcher.capacity(), 16),
+    "triton": (Triton, Triton.capacity(), 16),
 }
 
 
@@ -82,6 +83,12 @@ def unknown(
     kind, capacity, right = UNKNOWN[predictor]
     requests = poisson(1000 + seed, seconds + 10.0, load * capacity, deadlines=deadlines)
     return simulate(requests, make(int(start * right)), kind, duration=seconds + 10.0, warm=10.0)
+
+
+def stalls(make: Make, load: float, seconds: float, seed: int = 0) -> Result:
+    """Workers that stall now and then, at `load` times the capacity that they have else."""
+    requests = poisson(1000 + seed, seconds + 10.0, load * CAPACITY, deadlines=HALF)
+    return simulate(requests, make(LIMIT), Stalling, duration=seconds + 10.0, warm=10.0)
 
 
 def tenants(make: Make, seconds: float, seed: int = 0) -> Result:

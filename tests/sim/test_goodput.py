@@ -87,6 +87,13 @@ def test_a_search_goes_on_where_refusals_keep_slots_free(load: float) -> None:
     assert result.goodput(CAPACITY) >= 85.0
 
 
+@pytest.mark.parametrize("load", OVER)
+def test_a_stall_is_over_soon_though_the_search_takes_it_for_a_limit_too_high(load: float) -> None:
+    """3.75 % of the time is lost to the stalls themselves."""
+    assert scenarios.stalls(gates.deadline, load, 80.0).goodput(CAPACITY) >= 94.0
+    assert scenarios.stalls(gates.auto, load, 80.0).goodput(CAPACITY) >= 86.0
+
+
 @pytest.mark.parametrize("predictor", UNKNOWN)
 def test_the_right_limit_needs_no_search(predictor: str) -> None:
     for load in OVER:
