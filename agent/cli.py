@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import NoReturn
 
@@ -74,7 +74,7 @@ def _serve(parsed: argparse.Namespace, unknown: Sequence[str]) -> int:
     if parsed.check_config:
         _print(settings)
         return 0
-    return _run(settings)
+    return _run(settings, lambda: resolve(flags, os.environ))
 
 
 def _print(settings: Settings) -> None:
@@ -89,11 +89,11 @@ def _print(settings: Settings) -> None:
     print(json.dumps(values, indent=2))
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: Settings, again: Callable[[], Settings]) -> int:
     import uvloop  # noqa: PLC0415
 
     from agent import logs  # noqa: PLC0415
     from agent.net.server import serve  # noqa: PLC0415
 
     logs.setup(settings.log_level)
-    return uvloop.run(serve(settings))
+    return uvloop.run(serve(settings, again))

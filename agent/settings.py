@@ -6,12 +6,16 @@ found before anything starts and are reported together.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent import values
 from agent.errors import SettingsError
 from agent.observe.accesslog import Mode
 from agent.values import AUTO, Address, Listen, Route
+
+# What `--live-settings` may hold: settings that can change while requests are served.
+LIVE = ("limit", "model_limits", "queue", "queue_bytes", "deadline", "model_deadlines")
 
 
 def _knob(
@@ -164,6 +168,14 @@ class Settings:
         "how long running requests may take after that",
         form="DUR",
     )
+    live_settings: str = _knob(
+        "live-settings",
+        "",
+        values.text_file,
+        "a file of lines NAME=VALUE that is read again when it changes, and overrides limit, model-limit, queue, "
+        "queue-bytes, deadline and model-deadline",
+        form="FILE",
+    )
     log_level: str = _knob(
         "log-level",
         "info",
@@ -217,10 +229,14 @@ def resolve(flags: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> Setti
     """
     problems: list[str] = []
     given: dict[str, Any] = {}
+    path = [env.get("HEADGATE_LIVE_SETTINGS", ""), *flags.get("live_settings", ())][-1]
+    live = _read_live(path, problems) if path else {}
     for knob in knobs():
         source, texts = knob.flag, list(flags.get(knob.name, ()))
         if not texts and knob.env in env:
             source, texts = knob.env, env[knob.env].split() if knob.repeat else [env[knob.env]]
+        if knob.name in live:
+            source, texts = f"{path}: {knob.flag[2:]}", live[knob.name]
         if not texts:
             if knob.default is None:
                 problems.append(f"{knob.flag} is required: {knob.form} ({knob.help})")
@@ -238,6 +254,24 @@ def resolve(flags: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> Setti
     if problems:
         raise SettingsError(problems)
     return Settings(**given)
+
+
+def _read_live(path: str, problems: list[str]) -> dict[str, list[str]]:
+    """The texts for each setting's name in the file of `--live-settings`; a repeatable one stands on several lines."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, ValueError):
+        return {}  # its parser says so
+    names = {knob.flag[2:]: knob.name for knob in knobs() if knob.name in LIVE}
+    found: dict[str, list[str]] = {}
+    for line in map(str.strip, lines):
+        if line and not line.startswith("#"):
+            flag, _, text = line.partition("=")
+            if flag.strip() in names:
+                found.setdefault(names[flag.strip()], []).append(text.strip())
+            else:
+                problems.append(f"{path}: {line!r} is not accepted: expected NAME=VALUE with one of {', '.join(names)}")
+    return found
 
 
 def _contradictions(given: Mapping[str, Any]) -> list[str]:

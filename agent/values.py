@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -156,6 +157,16 @@ def model_deadline(text: str) -> tuple[str, float]:
         return name, duration(0.001, 86400)(patience)
     except ValueError as error:
         raise ValueError(f"NAME=DUR with {error}") from None
+
+
+def text_file(text: str) -> str:
+    """The path of a file that can be read now; empty for none."""
+    try:
+        if text:
+            Path(text).read_text()
+    except (OSError, ValueError):
+        raise ValueError("the path of a text file that can be read") from None
+    return text
 
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")

@@ -113,6 +113,9 @@ TABLE: dict[str, Texts] = {
     ),
     "--drain-delay": Texts(5.0, {"0": 0.0, "1h": 3600.0}, (*NOT_DURATIONS, "2h"), "from 0s to 3600s"),
     "--drain-timeout": Texts(20.0, {"0s": 0.0, "10m": 600.0}, (*NOT_DURATIONS, "25h"), "from 0s to 86400s"),
+    "--live-settings": Texts(
+        "", {"/dev/null": "/dev/null"}, ("/no/such/file", "/dev"), "the path of a text file that can be read"
+    ),
     "--log-level": Texts("info", {"debug": "debug", "error": "error"}, ("", "INFO", "fatal"), "one of debug, info"),
     "--access-log": Texts(Mode.ERRORS, {"off": Mode.OFF, "all": Mode.ALL}, ("", "none"), "one of off, errors, all"),
 }
@@ -360,6 +363,33 @@ def test_a_predictors_address_names_it_to_itself_and_to_people(text: str, author
     assert route.http1 is not None
     assert (route.http1.authority, route.upstream) == (authority, shown)
     assert str(route.listen) == "[::]:80"
+
+
+def test_a_file_of_live_settings_overrides_flags_and_variables(tmp_path: Path) -> None:
+    file = tmp_path / "live"
+    file.write_text("# for the night\n\nlimit = 3\nmodel-limit=a=1\nmodel-limit=b=auto\nmodel-deadline=m=2s\n")
+    flags = {"--limit": ["9"], "--queue": ["7"], "--live-settings": [str(file)]}
+    settings = resolved(flags, {"HEADGATE_MODEL_LIMIT": "c=2"})
+    assert (settings.limit, settings.queue) == (3, 7)
+    assert settings.model_limits == (("a", 1), ("b", AUTO))
+    assert settings.model_deadlines == (("m", 2.0),)
+
+
+def test_what_is_wrong_in_a_file_of_live_settings_is_named_all_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "live"
+    file.write_text("limit=0\nqueue\nadmin=127.0.0.1:1\nqueue-bytes=1\n")
+    found = problems({"--live-settings": [str(file)]})
+    assert len(found) == 4
+    assert f"{file}: limit '0' is not accepted: expected auto, none, or a whole number from 1 to 1000000" in found
+    assert any(one.startswith(f"{file}: 'admin=127.0.0.1:1' is not accepted: expected NAME=VALUE") for one in found)
+
+
+def test_the_last_file_of_live_settings_counts(tmp_path: Path) -> None:
+    for name, limit in (("a", 1), ("b", 2)):
+        (tmp_path / name).write_text(f"limit={limit}")
+    env = {"HEADGATE_LIVE_SETTINGS": str(tmp_path / "a")}
+    assert resolved(env=env).limit == 1
+    assert resolved({"--live-settings": [str(tmp_path / "b")]}, env).limit == 2
 
 
 # The documents

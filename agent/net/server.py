@@ -6,9 +6,10 @@ import resource
 import signal
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agent import __version__, logs
 from agent.net.arrival import Arrival
@@ -18,21 +19,18 @@ from agent.net.gate import Gate
 from agent.net.http1_upstream import Http1Pool
 from agent.net.http2_downstream import BULK_WINDOW
 from agent.net.http2_upstream import Http2Pool
+from agent.net.live import LiveSettings, admission_of
 from agent.net.replies import Replies
 from agent.net.sides import Pool
 from agent.net.sweep import Sweeper
 from agent.observe.accesslog import AccessLog, Mode
 from agent.observe.counters import Counters
 from agent.observe.hooks import Hooks, Observer
-from agent.policy.admission import Admission
 from agent.policy.classify import Classifier
-from agent.policy.deadline import DeadlineAdmission
-from agent.policy.fifo import FifoAdmission
-from agent.policy.knee import Knee
 from agent.policy.stated import Reader
 from agent.policy.usage import UsageTable
 from agent.settings import Settings
-from agent.values import AUTO, Address, Listen
+from agent.values import Address, Listen
 from agent.wire.message import Limits
 from agent.wire.stream import Bounds
 
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
 # Descriptors that are not for clients: listeners, the admin port, logs, dials that fail.
 _RESERVED_DESCRIPTORS = 64
 _BACKLOG = 4096
-# Where `--limit auto` begins to search: it doubles while that pays.
-FIRST_LIMIT = 8
 
 
 class Server:
@@ -158,32 +154,6 @@ class Server:
             listener.close()
 
 
-def admission_of(settings: Settings) -> Admission[Any]:
-    """The gate that the settings ask for."""
-    # The bound on the whole exchange holds while it waits, too.
-    patience = min(settings.deadline, settings.timeout or settings.deadline)
-    bounds = dict(settings.model_limits)
-    if settings.policy == "fifo":
-        return FifoAdmission(
-            limit=settings.limit,
-            model_limits=bounds,
-            queue_limit=settings.queue,
-            queue_bytes=settings.queue_bytes,
-            patience=patience,
-        )
-    return DeadlineAdmission(
-        limit=settings.limit,
-        model_limits={name: bound for name, bound in bounds.items() if bound != AUTO},
-        queue_limit=settings.queue,
-        queue_bytes=settings.queue_bytes,
-        patience=patience,
-        model_patience=dict(settings.model_deadlines),
-        fair=bool(settings.tenant_header),
-        search=Knee(FIRST_LIMIT) if settings.limit == AUTO else None,
-        searches={name: Knee(FIRST_LIMIT) for name, bound in bounds.items() if bound == AUTO},
-    )
-
-
 def _load_admin() -> "type[Admin]":
     from agent.admin.app import Admin  # noqa: PLC0415
 
@@ -217,9 +187,10 @@ def _room_for_connections() -> int:
     return 1_000_000 if hard == resource.RLIM_INFINITY else max(1, (hard - _RESERVED_DESCRIPTORS) // 2)
 
 
-async def serve(settings: Settings) -> int:
-    """Run until a signal ends it. Returns the exit code."""
+async def serve(settings: Settings, resolve: Callable[[], Settings]) -> int:
+    """Run until a signal ends it. Returns the exit code. `resolve` builds the settings anew; see `live`."""
     server = Server(settings)
+    live = LiveSettings(server, resolve)
     asked, ended = asyncio.Event(), asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
@@ -233,6 +204,7 @@ async def serve(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    loop.add_signal_handler(signal.SIGHUP, live.reload)
     try:
         await server.start()
     except OSError as error:
@@ -247,6 +219,7 @@ async def serve(settings: Settings) -> int:
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()
+    live.stop()
     await server.stop()
     logs.event("ended")
     return 0

@@ -10,9 +10,9 @@ the loop's thread touches these objects, so there are no locks.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from agent.errors import Outcome
 from agent.policy.usage import Usage
@@ -64,6 +64,22 @@ class Lane:
     @property
     def has_room(self) -> bool:
         return self.limit is None or self.inflight < self.limit
+
+
+class Terms(NamedTuple):
+    """What may change while requests are served; see `Admission`.
+
+    `searched` names the models whose limit is searched for, "" for the total; what `limit` and `model_limits` say of
+    them is not used.
+    """
+
+    limit: int | None
+    model_limits: Mapping[str, int]
+    queue_limit: int
+    queue_bytes: int
+    patience: float
+    model_patience: Mapping[str, float]
+    searched: frozenset[str]
 
 
 _T = TypeVar("_T", bound=Ticket)
@@ -187,6 +203,11 @@ class Admission(ABC, Generic[_T]):
         self.limit = limit
         self._mark_busy(now)
         return self._refill(now)
+
+    def adopt(self, terms: Terms, now: float) -> Sequence[_T]:
+        """Go on under other terms. What waits keeps its deadline. Returns what `resize` does."""
+        self.queue_limit, self.queue_bytes, self.patience = terms.queue_limit, terms.queue_bytes, terms.patience
+        return self.resize(terms.limit, now)
 
     def model_limit(self, model: str) -> int | None:
         """The limit set for this model alone, if any."""

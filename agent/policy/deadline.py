@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 
 from agent.errors import Outcome
 from agent.policy import arrival
-from agent.policy.admission import ENDED, NEW, RUNNING
+from agent.policy.admission import ENDED, NEW, RUNNING, Terms
 from agent.policy.edf import rank_of
 from agent.policy.estimate import quantile
-from agent.policy.knee import Decision, Knee
+from agent.policy.knee import Decision, Knee, resumed
 from agent.policy.line import DeadlineTicket, Line, band_of
 from agent.policy.lines import LineAdmission
 
@@ -172,6 +172,12 @@ class DeadlineAdmission(LineAdmission):
         if full or changed:
             self._mark_slots(now)
         return changed
+
+    def adopt(self, terms: Terms, now: float) -> Sequence[DeadlineTicket]:
+        """Go on under other terms; a search that is still wanted goes on where it was."""
+        self.search = resumed(self.search, self.limit, wanted="" in terms.searched)
+        limit = terms.limit if self.search is None else self.search.limit
+        return super().adopt(terms._replace(limit=limit), now)
 
     def take_decisions(self) -> Sequence[tuple[str, Decision]]:
         """What the searches have decided since the last call, by model; "" is the total."""

@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from agent.errors import Outcome
-from agent.policy.admission import ENDED, NEW, QUEUED, RUNNING, Admission, Lane, Ticket
+from agent.policy.admission import ENDED, NEW, QUEUED, RUNNING, Admission, Lane, Terms, Ticket
 from agent.policy.usage import Usage
 
 # Dead entries that the heap of deadlines may hold beside as many as there are tickets.
@@ -120,6 +120,16 @@ class FifoAdmission(Admission[FifoTicket]):
         return sorted(
             (ticket for lane in self._all_lanes() for ticket in lane.queue), key=lambda ticket: ticket.sequence
         )
+
+    def adopt(self, terms: Terms, now: float) -> Sequence[FifoTicket]:
+        """Go on under other terms. A model that has lost its limit keeps its lane."""
+        for name in {**self._lanes, **terms.model_limits}:
+            bound = terms.model_limits.get(name)
+            if name in self._lanes:
+                self._lanes[name].limit = bound
+            else:
+                self._lanes[name] = FifoLane(bound)
+        return super().adopt(terms, now)
 
     def _drop(self, ticket: FifoTicket) -> None:
         del ticket.lane.queue[ticket]

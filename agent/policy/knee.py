@@ -52,6 +52,11 @@ _PAUSE_S = 60.0
 _MAX_PAUSE_S = 960.0
 
 
+# Where a search begins that knows nothing.
+START = 8
+_HIGHEST = 512
+
+
 class Phase(StrEnum):
     """What the search is doing."""
 
@@ -122,7 +127,7 @@ class Knee:
         "rate",
     )
 
-    def __init__(self, start: int, *, lowest: int = 1, highest: int = 512) -> None:
+    def __init__(self, start: int, *, lowest: int = 1, highest: int = _HIGHEST) -> None:
         assert 1 <= lowest <= start <= highest
         self.limit = start
         self.centre = float(start)
@@ -286,3 +291,10 @@ class Knee:
             centre = min(centre - 1, int(self.centre / _STEP))
         self.limit = min(self.highest, max(self.lowest, centre))
         return Decision(self.limit, reason, self.rate)
+
+
+def resumed(search: Knee | None, limit: int | None, *, wanted: bool) -> Knee | None:
+    """The search to go on with: the one there is, a new one from the limit in force, or none."""
+    if not wanted or search is not None:
+        return search if wanted else None
+    return Knee(min(limit or START, _HIGHEST))

@@ -37,6 +37,13 @@ class Line(Lane):
         self.drain = Drain() if self.limit is not None else None
         self.search = search
 
+    def limit_to(self, limit: int | None, search: Knee | None) -> None:
+        """Change the lane's own limit, or what looks for it."""
+        self.search = search
+        self.limit = limit if search is None else search.limit
+        if self.drain is None and self.limit is not None:
+            self.drain = Drain()
+
     def times(self, *, streams: bool) -> ServiceTimes:
         """The service times of a class: those of streams end with the first byte of the answer."""
         return self.streaming if streams else self.unary

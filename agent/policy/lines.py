@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.policy.admission import ENDED, RUNNING, Admission
+from agent.policy.admission import ENDED, RUNNING, Admission, Terms
 from agent.policy.estimate import Drain, quantile
-from agent.policy.knee import Knee
+from agent.policy.knee import Knee, resumed
 from agent.policy.line import DeadlineTicket, Line
 from agent.policy.usage import Usage
 
@@ -13,7 +13,7 @@ from agent.policy.usage import Usage
 class LineAdmission(Admission[DeadlineTicket]):
     """Admission with `line.Line` for lanes. `total` is the flow through the total limit."""
 
-    __slots__ = ("_bounded", "_is_plain", "_line", "_lines", "_model_patience", "total")
+    __slots__ = ("_bounded", "_fair", "_is_plain", "_line", "_lines", "_model_patience", "total")
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class LineAdmission(Admission[DeadlineTicket]):
         searches: Mapping[str, Knee],
     ) -> None:
         super().__init__(limit=limit, queue_limit=queue_limit, queue_bytes=queue_bytes, patience=patience)
+        self._fair = fair
         self._line = Line(None, fair=fair)
         self._lines = {
             name: Line(model_limits.get(name), fair=fair, search=searches.get(name))
@@ -70,6 +71,18 @@ class LineAdmission(Admission[DeadlineTicket]):
         """All waiting tickets, in the order of their arrival."""
         tickets = (ticket for lane in (self._line, *self._bounded) for ticket in lane.waiting.entries())
         return sorted(tickets, key=lambda ticket: ticket.sequence)
+
+    def adopt(self, terms: Terms, now: float) -> Sequence[DeadlineTicket]:
+        """Go on under other terms. A model that has lost its limit keeps its lane."""
+        self._model_patience = dict(terms.model_patience)
+        for name in {**self._lines, **terms.model_limits, **dict.fromkeys(terms.searched - {""})}:
+            line = self._lines.get(name)
+            if line is None:
+                line = self._lines[name] = Line(None, fair=self._fair)
+                self._bounded.append(line)
+            line.limit_to(terms.model_limits.get(name), resumed(line.search, line.limit, wanted=name in terms.searched))
+        self._is_plain = not (self._lines or self._model_patience)
+        return super().adopt(terms, now)
 
     def resize(self, limit: int | None, now: float) -> Sequence[DeadlineTicket]:
         """Change the total limit. Running tickets are never preempted. Returns what `finish` does."""
