@@ -112,6 +112,14 @@ class Settings:
     tenant_header: str = _knob(
         "tenant-header", "", values.field_name, "a header with the tenant: tenants that wait take turns", form="NAME"
     )
+    v2_hints: tuple[str, ...] = _knob(
+        "v2-hints",
+        "",
+        values.names("timeout", "priority", "rows"),
+        "what to heed of V2 requests themselves: the parameters timeout (microseconds) and priority, and the rows of "
+        "the first input, as a measure of work",
+        form="NAME,NAME",
+    )
     timeout: float = _knob(
         "timeout", "0", values.duration(0, 86400), "bound on a whole exchange, answer included; 0 is none", form="DUR"
     )
@@ -312,6 +320,9 @@ def _meaningless(given: Mapping[str, Any]) -> list[str]:
     problems = []
     if given.get("limit") == AUTO or any(bound == AUTO for _, bound in given.get("model_limits", ())):
         problems.append("--policy fifo needs a --limit that is a number or none (auto searches with --policy deadline)")
+    problems += [
+        f"--v2-hints {name} needs --policy deadline" for name in given.get("v2_hints", ()) if name != "timeout"
+    ]
     problems += [
         f"--{name.replace('_', '-').removesuffix('s')} needs --policy deadline"
         for name in ("model_deadlines", "deadline_header", "priority_header", "tenant_header")

@@ -159,6 +159,18 @@ def model_deadline(text: str) -> tuple[str, float]:
         raise ValueError(f"NAME=DUR with {error}") from None
 
 
+def names(*known: str) -> Callable[[str], tuple[str, ...]]:
+    """A parser of some of several words with commas between them; none is an empty text."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        found = tuple(text.split(",")) if text else ()
+        if not set(found) <= set(known) or len(set(found)) < len(found):
+            raise ValueError("some of " + ", ".join(known) + ", each once, with commas between them")
+        return found
+
+    return parse
+
+
 def text_file(text: str) -> str:
     """The path of a file that can be read now; empty for none."""
     try:

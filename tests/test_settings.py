@@ -99,6 +99,12 @@ TABLE: dict[str, Texts] = {
     "--deadline-header": Texts("", {"X-Timeout": "x-timeout"}, ("a b", "a:", "ä"), "the name of a header field"),
     "--priority-header": Texts("", {"x-priority": "x-priority"}, ("a b", "a:"), "the name of a header field"),
     "--tenant-header": Texts("", {"x-tenant": "x-tenant"}, ("a b", "a:"), "the name of a header field"),
+    "--v2-hints": Texts(
+        (),
+        {"timeout": ("timeout",), "rows,priority": ("rows", "priority"), "": ()},
+        ("time", "timeout,", "timeout,timeout", "timeout, rows"),
+        "some of timeout, priority, rows, each once, with commas between them",
+    ),
     "--timeout": Texts(0.0, {"0": 0.0, "0s": 0.0, "2m": 120.0}, (*NOT_DURATIONS, "25h"), "from 0s to 86400s"),
     "--overload-status": Texts(503, {"503": 503, "429": 429}, ("", "500", "503 ", "x"), "one of 503, 429"),
     "--unknown-route": Texts("bypass", {"bypass": "bypass", "admit": "admit"}, ("", "queue"), "one of bypass, admit"),
@@ -305,6 +311,10 @@ CONTRADICTIONS = {
     "deadlines without predictions": (
         {"--policy": ["fifo"], "--limit": ["8"], "--deadline-header": ["x-timeout"]},
         "--deadline-header needs --policy deadline",
+    ),
+    "work without predictions": (
+        {"--policy": ["fifo"], "--limit": ["8"], "--v2-hints": ["timeout,rows"]},
+        "--v2-hints rows needs --policy deadline",
     ),
     "models' deadlines without predictions": (
         {"--policy": ["fifo"], "--limit": ["8"], "--model-deadline": ["m=1s"]},

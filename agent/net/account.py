@@ -95,7 +95,7 @@ class Account:
 
     @property
     def is_unnamed(self) -> bool:
-        """Whether the message that names its model is still to come."""
+        """Whether what it is judged by, the first bytes of its body, is still to come."""
         return self._phase is NAMING
 
     @property
@@ -120,9 +120,19 @@ class Account:
             said, priority, tenant = gate.stated.read(self._head.fields)
             if said is not None and (patience is None or said < patience):
                 patience = said
+        cost = 1.0
+        if route.hints and gate.hints is not None:
+            hints = gate.hints.read(self._upload.first_bytes(), grpc=self._head.grpc)
+            if hints.patience is not None and (patience is None or hints.patience < patience):
+                patience = hints.patience
+            priority = priority or hints.priority
+            if hints.rows:
+                cost = gate.admission.cost_of(ticket, hints.rows)
         if patience is not None:
             patience += self.began - now
-        refusal = gate.admission.offer(ticket, now, patience, streams=route.streams, priority=priority, tenant=tenant)
+        refusal = gate.admission.offer(
+            ticket, now, patience, streams=route.streams, priority=priority, tenant=tenant, cost=cost
+        )
         if priority:
             gate.displace()
         if refusal is None and ticket.state is not RUNNING:

@@ -63,7 +63,9 @@ class Exchange(Account):
             route = gate.classifier.classify(head.method, head.target)
         self.route = route
         if route.kind is INFERENCE:
-            if route.inside and not self._upload.complete:
+            # A client that waits for 100 has sent nothing yet that could be looked at.
+            heeds = route.inside or (route.hints and gate.hints is not None and not head.expects_continue)
+            if heeds and not self._upload.complete:
                 self._phase = NAMING
                 self.usage = gate.usages[self.protocol].other
             else:
@@ -76,14 +78,17 @@ class Exchange(Account):
             self.dispatch(now)
 
     def name(self, *, whole: bool) -> None:
-        """Look for the model in what has come of the first message; `whole` gives up waiting for more of it."""
-        if self._phase is NAMING:
+        """Look at what has come of the first message; `whole` gives up waiting for more of it."""
+        if self._phase is not NAMING:
+            return
+        if self.route.inside:
             model = model_name(self._upload.first_bytes(), whole=whole)
-            if model is not None:
-                self._phase = QUEUED
-                self.route = self._gate.classifier.name(self.route, model)
-                now = self.arrived = monotonic()
-                self._offer(now)
+            if model is None:
+                return
+            self.route = self._gate.classifier.name(self.route, model)
+        self._phase = QUEUED
+        now = self.arrived = monotonic()
+        self._offer(now)
 
     def _offer(self, now: float) -> None:
         refusal = self._enter(now)
@@ -205,10 +210,7 @@ class Exchange(Account):
     def on_client_writable(self, *, ready: bool) -> None:
         """The client's write buffer filled up or drained: pass it on to the predictor."""
         if self._up is not None:
-            if ready:
-                self._up.resume(PAUSE_PEER)
-            else:
-                self._up.pause(PAUSE_PEER)
+            (self._up.resume if ready else self._up.pause)(PAUSE_PEER)
 
     # From the pool and the predictor
 
@@ -333,10 +335,7 @@ class Exchange(Account):
     def on_upstream_writable(self, *, ready: bool) -> None:
         """The predictor's connection filled up or drained: pass it on to the client."""
         if self._down is not None:
-            if ready:
-                self._down.resume(PAUSE_PEER)
-            else:
-                self._down.pause(PAUSE_PEER)
+            (self._down.resume if ready else self._down.pause)(PAUSE_PEER)
 
     # Inside
 

@@ -14,6 +14,7 @@ from agent.policy.admission import RUNNING, Admission, Ticket
 from agent.policy.classify import Classifier
 from agent.policy.stated import Reader
 from agent.policy.usage import UsageTable
+from agent.wire.hints import HintReader
 
 if TYPE_CHECKING:
     from agent.net.exchange import Exchange
@@ -37,6 +38,7 @@ class Gate:
         "classifier",
         "closing",
         "connections",
+        "hints",
         "hooks",
         "idle",
         "max_connections",
@@ -56,6 +58,7 @@ class Gate:
         admission: Admission[Any],
         classifier: Classifier,
         stated: Reader,
+        hints: HintReader | None,
         usages: Mapping[str, UsageTable],
         hooks: Hooks,
         replies: Replies,
@@ -67,6 +70,7 @@ class Gate:
         self.admission = admission
         self.classifier = classifier
         self.stated = stated
+        self.hints = hints
         self.usages = usages
         self.hooks = hooks
         self.replies = replies

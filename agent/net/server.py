@@ -31,6 +31,7 @@ from agent.policy.stated import Reader
 from agent.policy.usage import UsageTable
 from agent.settings import Settings
 from agent.values import Address, Listen
+from agent.wire.hints import HintReader
 from agent.wire.message import Limits
 from agent.wire.stream import Bounds
 
@@ -68,6 +69,7 @@ class Server:
                 priority=settings.priority_header.encode(),
                 tenant=settings.tenant_header.encode(),
             ),
+            hints=HintReader(frozenset(settings.v2_hints)) if settings.v2_hints else None,
             usages=self.usages,
             hooks=Hooks(observers, partial(logs.failure, "observer dropped")),
             replies=Replies(settings.overload_status),

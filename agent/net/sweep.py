@@ -76,7 +76,10 @@ class Sweeper:
     def _look_at_http1(self, connection: Http1Downstream, now: float) -> None:
         settings = self._settings
         waited = now - connection.since
-        if connection.has_stalled(now, settings.idle_timeout):
+        exchange = connection.exchange
+        if exchange is not None and exchange.is_unnamed and now - exchange.began > _NAMING_S:
+            exchange.name(whole=True)
+        elif connection.has_stalled(now, settings.idle_timeout):
             connection.give_up()
         elif connection.unsent:
             connection.since = now  # a reply that is still on its way; what comes after it begins when it is out

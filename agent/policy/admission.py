@@ -184,6 +184,10 @@ class Admission(ABC, Generic[_T]):
         """The tickets that others have pushed out of the queue since the last call; they are ENDED."""
         return ()
 
+    def cost_of(self, ticket: _T, rows: int) -> float:  # noqa: ARG002 - a slot is a slot here
+        """The predicted size of a request of so many rows, in mean requests."""
+        return 1.0
+
     def retry_after(self, ticket: _T, now: float) -> float | None:  # noqa: ARG002 - nothing is predicted here
         """Seconds after which a refused request may find room; None where no wait can help."""
         return 0.0

@@ -25,7 +25,7 @@ class Route(NamedTuple):
 
     `inside` says that the first gRPC message names it, `streams` that the answer comes in pieces and its first byte
     counts, `may_stream` that it does if the client asks so in the body, `messages` that each message is a request
-    of its own.
+    of its own, and `hints` that its first bytes are a request of the Open Inference Protocol (see `wire.hints`).
     """
 
     kind: Kind
@@ -34,6 +34,7 @@ class Route(NamedTuple):
     streams: bool = False
     may_stream: bool = False
     messages: bool = False
+    hints: bool = False
 
 
 _MODEL = rb"/models/([^/:]+)(?:/(?:versions|labels)/[^/:]+)?"
@@ -46,6 +47,7 @@ _INFERENCE = re.compile(
     rb"|/v1/timeseries/forecast/?|/v2/rerank/?|/rerank/?|/score/?|/pooling/?|/classify/?|/invocations/?"
     rb"|/generate(?:_stream)?/?"
 )
+_HINTS = re.compile(rb"/v2" + _MODEL + rb"/infer/?")
 _STREAMS = re.compile(rb"/(?:infer_stream|generate_stream)/?$")
 # The OpenAI routes stream when the body says so.
 _MAY_STREAM = re.compile(rb"/v1/(?:completions|chat/completions|responses|messages|audio/(?:transcriptions|speech))/?$")
@@ -66,7 +68,7 @@ _CONTROL = re.compile(
 
 
 _GRPC_INFERENCE = {
-    b"/inference.GRPCInferenceService/ModelInfer": Route(Kind.INFERENCE, inside=True),
+    b"/inference.GRPCInferenceService/ModelInfer": Route(Kind.INFERENCE, inside=True, hints=True),
     b"/inference.GRPCInferenceService/ModelStreamInfer": Route(
         Kind.INFERENCE, inside=True, streams=True, messages=True
     ),
@@ -105,7 +107,7 @@ class Classifier:
     def __init__(self, *, admit_unknown: bool = False) -> None:
         self._admit_unknown = admit_unknown
         self._seen: dict[tuple[bytes, bytes], Route] = {}
-        self._named: dict[tuple[bool, bool, str], Route] = {}
+        self._named: dict[tuple[bool, bool, bool, str], Route] = {}
 
     def classify(self, method: bytes, target: bytes) -> Route:
         """`target` is a request target in origin form, query included."""
@@ -131,7 +133,7 @@ class Classifier:
 
     def name(self, route: Route, model: str) -> Route:
         """The same route, now that its message has named the model."""
-        key = (route.streams, route.messages, model)  # all that distinguishes routes that a message names
+        key = (route.streams, route.messages, route.hints, model)  # all that distinguishes routes that a message names
         named = self._named.get(key)
         if named is None:
             named = route._replace(model=model, inside=False)
@@ -170,6 +172,7 @@ class Classifier:
                     model.decode("latin-1"),
                     streams=_STREAMS.search(path) is not None,
                     may_stream=_MAY_STREAM.search(path) is not None,
+                    hints=_HINTS.fullmatch(path) is not None,
                 )
             if self._admit_unknown and _CONTROL.fullmatch(path) is None:
                 return Route(Kind.INFERENCE)

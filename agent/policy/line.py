@@ -12,6 +12,8 @@ from agent.policy.usage import Usage
 # V2 knows priority 1 as the highest and 0 as none stated; that is the middle here, so that a client may step back too.
 LOWEST_BAND = 7
 _UNSTATED_BAND = 4
+# Weight of the newest request in the mean of rows.
+_ROWS_WEIGHT = 1 / 64
 
 
 def band_of(priority: int) -> int:
@@ -26,7 +28,7 @@ class Line(Lane):
     the flow through the lane's own limit, None without one, and `search` what looks for that limit, if anything does.
     """
 
-    __slots__ = ("drain", "has_streams", "search", "streaming", "unary", "waiting")
+    __slots__ = ("_rows", "drain", "has_streams", "search", "streaming", "unary", "waiting")
 
     def __init__(self, limit: int | None, *, fair: bool, search: Knee | None = None) -> None:
         super().__init__(limit if search is None else search.limit)
@@ -34,6 +36,7 @@ class Line(Lane):
         self.unary = ServiceTimes()
         self.streaming = ServiceTimes()
         self.has_streams = False
+        self._rows = 0.0
         self.drain = Drain() if self.limit is not None else None
         self.search = search
 
@@ -43,6 +46,11 @@ class Line(Lane):
         self.limit = limit if search is None else search.limit
         if self.drain is None and self.limit is not None:
             self.drain = Drain()
+
+    def cost_of(self, rows: int) -> float:
+        """So many rows in units of the recent mean, which then includes them."""
+        self._rows += (rows - self._rows) * _ROWS_WEIGHT if self._rows else rows
+        return rows / self._rows
 
     def times(self, *, streams: bool) -> ServiceTimes:
         """The service times of a class: those of streams end with the first byte of the answer."""

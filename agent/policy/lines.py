@@ -53,6 +53,10 @@ class LineAdmission(Admission[DeadlineTicket]):
         """How many seconds a request for this model may take."""
         return self._model_patience.get(model, self.patience)
 
+    def cost_of(self, ticket: DeadlineTicket, rows: int) -> float:
+        """The predicted size of a request of so many rows, in mean requests of its lane."""
+        return ticket.lane.cost_of(rows)
+
     def expire(self, now: float) -> list[DeadlineTicket]:
         """End the waiting tickets whose deadline has come, and return them."""
         expired: list[DeadlineTicket] = []

@@ -80,10 +80,10 @@ def _first_field(message: bytes, *, complete: bool) -> str | None:
     missing = "" if complete else None
     at = 0
     while at < len(message):
-        tag, at = _varint(message, at)
+        tag, at = varint(message, at)
         kind = tag & 7
         if kind == _LENGTH:
-            size, at = _varint(message, at)
+            size, at = varint(message, at)
             if at < 0:
                 return missing
             if tag == _NAME_TAG:
@@ -92,7 +92,7 @@ def _first_field(message: bytes, *, complete: bool) -> str | None:
                 return message[at : at + size].decode("latin-1") if at + size <= len(message) else missing
             at += size
         elif kind == _VARINT and at >= 0:
-            _, at = _varint(message, at)
+            _, at = varint(message, at)
         elif kind in {_FIXED32, _FIXED64} and at >= 0:
             at += 4 if kind == _FIXED32 else 8
         else:
@@ -102,7 +102,7 @@ def _first_field(message: bytes, *, complete: bool) -> str | None:
     return missing
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def varint(data: bytes, at: int) -> tuple[int, int]:
     """A base-128 number and where it ends; the end is -1 where it is cut off or too long."""
     value = 0
     for shift in range(0, 70, 7):

@@ -53,6 +53,52 @@ async def test_who_is_served_first(bed: Opener, case: str) -> None:
     assert agent.outcomes == [Outcome.SERVED] * 3
 
 
+HINTS = {
+    "the tighter timeout first": (b'{"parameters":{"timeout":9000000}}', b'{"parameters":{"timeout":8000000}}'),
+    "the higher priority first": (b'{"parameters":{"timeout":8000000}}', b'{"parameters":{"priority":1}}'),
+}
+
+
+@pytest.mark.parametrize("case", HINTS)
+async def test_v2_requests_say_themselves_who_is_served_first(bed: Opener, case: str) -> None:
+    agent = await bed(limit="1", policy="deadline", v2_hints="timeout,priority")
+    _, predictor = await agent.occupy()
+    first, second = HINTS[case]
+    await queue(agent, first)
+    await queue(agent, second)
+    for body in (second, first):
+        await predictor.send(OK)
+        assert (await predictor.request()).body == body
+    await predictor.send(OK)
+    await eventually(lambda: agent.outcomes == [Outcome.SERVED] * 3)
+
+
+async def test_a_body_that_is_late_is_waited_for_without_a_slot(bed: Opener) -> None:
+    agent = await bed(limit="2", policy="deadline", v2_hints="timeout")
+    client = await agent.client()
+    request = post(b'{"parameters":{}}')
+    await client.send(request[:-17])
+    await eventually(lambda: agent.gate.active == 1)
+    assert agent.admission.inflight == 0
+    await client.send(request[-17:])
+    predictor = await agent.predictor.accept()
+    assert (await predictor.request()).body == b'{"parameters":{}}'
+    await predictor.send(OK)
+    assert (await client.response()).status == 200
+
+
+async def test_a_body_whose_client_waits_for_100_is_not_waited_for(bed: Opener) -> None:
+    agent = await bed(limit="2", policy="deadline", v2_hints="timeout")
+    client = await agent.client()
+    await client.send(post(b"", b"Expect: 100-continue").replace(b"Length: 0", b"Length: 2"))
+    assert (await client.response()).raw == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await client.send(b"{}")
+    predictor = await agent.predictor.accept()
+    assert (await predictor.request()).body == b"{}"
+    await predictor.send(OK)
+    assert (await client.response()).status == 200
+
+
 async def test_tenants_take_turns(bed: Opener) -> None:
     agent = await bed(limit="1", policy="deadline", tenant_header="x-tenant")
     _, predictor = await agent.occupy()

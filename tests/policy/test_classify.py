@@ -19,6 +19,7 @@ def inference(model: str = "", path: bytes = b"") -> Route:
         model,
         streams=path.endswith((b"/infer_stream", b"/generate_stream")),
         may_stream=b"/v1/" in path and path.endswith(MAY_STREAM),
+        hints=path.startswith(b"/v2/") and path.endswith(b"/infer"),
     )
 
 
@@ -178,7 +179,7 @@ def test_an_unknown_route_without_post_bypasses(classifier: Classifier, path: by
     ],
 )
 def test_the_model_is_what_the_path_names(path: bytes, model: str) -> None:
-    assert Classifier().classify(b"POST", path) == inference(model)
+    assert Classifier().classify(b"POST", path) == inference(model, path)
 
 
 def test_an_answer_that_is_remembered_is_the_same_answer(classifier: Classifier) -> None:
@@ -207,7 +208,7 @@ def test_hostile_targets_pin_little_memory() -> None:
 V2, TFS = b"/inference.GRPCInferenceService/", b"/tensorflow.serving.PredictionService/"
 TORCH = b"/org.pytorch.serve.grpc.inference.InferenceAPIsService/"
 CALLS = {
-    V2 + b"ModelInfer": Route(Kind.INFERENCE, inside=True),
+    V2 + b"ModelInfer": Route(Kind.INFERENCE, inside=True, hints=True),
     V2 + b"ModelStreamInfer": Route(Kind.INFERENCE, inside=True, streams=True, messages=True),
     V2 + b"ServerLive": HEALTH,
     V2 + b"ServerReady": HEALTH,
@@ -257,7 +258,7 @@ def test_a_message_names_its_model_and_names_are_forgotten_before_they_fill_the_
     classifier = Classifier()
     route = classifier.classify_call(V2 + b"ModelInfer", "")
     for number in range(3 * Classifier.MAX_SEEN):
-        assert classifier.name(route, f"m{number}") == Route(Kind.INFERENCE, f"m{number}")
+        assert classifier.name(route, f"m{number}") == Route(Kind.INFERENCE, f"m{number}", hints=True)
     assert len(classifier._named) <= Classifier.MAX_SEEN
     assert classifier.name(route, "m1") is classifier.name(route, "m1")
     stream = classifier.classify_call(V2 + b"ModelStreamInfer", "")

@@ -482,3 +482,13 @@ def test_beliefs_are_readable() -> None:
         desk.offer(5.0)
     assert desk.gate.predicted_wait("m") == pytest.approx(0.5, rel=0.01)
     assert desk.gate.service_time("m", 0.9, desk.clock.now) == pytest.approx(0.1)
+
+
+def test_rows_are_told_in_units_of_the_recent_mean() -> None:
+    desk = Desk()
+    ticket = desk.gate.ticket(None, "m", desk.usage)
+    assert desk.gate.cost_of(ticket, 8) == 1.0
+    assert desk.gate.cost_of(ticket, 16) == pytest.approx(16 / (8 + 8 / 64))
+    for _ in range(1000):
+        desk.gate.cost_of(ticket, 100)
+    assert desk.gate.cost_of(ticket, 50) == pytest.approx(0.5, rel=0.02)
