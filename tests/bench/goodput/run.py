@@ -4,6 +4,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from . import contestants, grid, load
 from .figures import Figures, summarise
 from .grid import Cell, Panel
 from .predictors import LIMITS, NOMINAL, RUNNING, Ports
+
+
+# A search begins at 8 and is not measured on its way to the right limit.
+_SEARCH_S = 12.0
 
 
 def say(text: str) -> None:
@@ -66,11 +71,14 @@ class Run:
 
     def _figures(self, cell: Cell, peer: Peer | None) -> Figures:
         protocol, capacity = cell.panel.protocol, self.capacities[cell.panel]
+        effort = self._effort
+        if cell.contestant == "auto":
+            effort = replace(effort, warm_up_s=max(effort.warm_up_s, _SEARCH_S))
         with (
             self._predictor(cell.panel.predictor) as (ports, directory),
             contestants.running(peer, ports.of(protocol), protocol, self._cores, directory) as port,
         ):
-            samples = load.offered(protocol, port, cell.load * capacity, self._effort, self._seed)
+            samples = load.offered(protocol, port, cell.load * capacity, effort, self._seed)
         return summarise(samples, capacity, self._effort.measured_s)
 
     @contextmanager
