@@ -16,7 +16,6 @@ from .figures import Figures, summarise
 from .grid import Cell, Panel
 from .predictors import LIMITS, NOMINAL, RUNNING, Ports
 
-
 # A search begins at 8 and is not measured on its way to the right limit.
 _SEARCH_S = 12.0
 
