@@ -120,6 +120,13 @@ class Settings:
         "the first input, as a measure of work",
         form="NAME,NAME",
     )
+    load_page: bool = _knob(
+        "load-page",
+        "on",
+        lambda text: values.choice("on", "off")(text) == "on",
+        "whether GET /.headgate/load on a data port tells the load, for scalers; off forwards that path like any other",
+        form="on|off",
+    )
     timeout: float = _knob(
         "timeout", "0", values.duration(0, 86400), "bound on a whole exchange, answer included; 0 is none", form="DUR"
     )

@@ -9,6 +9,7 @@ from agent.net.server import admission_of
 from agent.observe.counters import Counters
 from agent.policy.classify import Kind, Route
 from agent.policy.usage import Usage, UsageTable
+from agent.scale.page import LoadPage
 from agent.settings import Settings, resolve
 from agent.wire.head import NO_STATUS, Fields, RequestHead, ResponseHead
 
@@ -127,6 +128,7 @@ class FakeServer:
         names = [name for name, _ in self.settings.model_limits]
         self.usages = {protocol: UsageTable(names, now, protocol) for protocol in ("http", "grpc")}
         self.admission = admission_of(self.settings)
+        self.load = LoadPage(self.admission, self.usages, self.counters, now)
         self.gate = FakeGate()
         self.connections: set[object] = set()
         self.pools = [FakePool()]

@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STDLIB = sys.stdlib_module_names
 
-LAYERS = {f"agent.{name}" for name in ("errors", "values", "settings", "logs", "wire", "policy", "observe")}
+LAYERS = {
+    f"agent.{name}"
+    for name in ("errors", "values", "settings", "logs", "wire", "policy", "observe", "scale.demand", "scale.page")
+}
 
 # Package or module -> what it may import beside the standard library and itself; the first match counts. `agent` stands
 # for the package's own few lines, which hold the version.
@@ -34,6 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "agent.wire": {"agent.errors", "hpack", "httptools"},
     "agent.policy": {"agent.errors"},
     "agent.observe": {"agent.errors", "agent.policy"},
+    "agent.scale.demand": {"agent.errors", "agent.observe", "agent.policy"},
+    "agent.scale.page": {"agent.scale.demand", "agent.observe", "agent.policy"},
     "agent.net.server": {"agent", "agent.net", "agent.admin", *LAYERS},
     "agent.net": LAYERS,
     "agent.admin": {"agent", "agent.net", "aiohttp", "grpc", "prometheus_client", "protos", *LAYERS},
@@ -42,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "protos": {"google.protobuf", "grpc_tools"},
 }
 
-PURE = ("agent.wire", "agent.policy", "agent.observe")
+PURE = ("agent.wire", "agent.policy", "agent.observe", "agent.scale.demand", "agent.scale.page")
 IMPURE = {"asyncio", "socket", "selectors", "threading", "time", "logging"}
 
 

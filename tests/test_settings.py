@@ -105,6 +105,7 @@ TABLE: dict[str, Texts] = {
         ("time", "timeout,", "timeout,timeout", "timeout, rows"),
         "some of timeout, priority, rows, each once, with commas between them",
     ),
+    "--load-page": Texts(True, {"on": True, "off": False}, ("", "true", "ON"), "one of on, off"),
     "--timeout": Texts(0.0, {"0": 0.0, "0s": 0.0, "2m": 120.0}, (*NOT_DURATIONS, "25h"), "from 0s to 86400s"),
     "--overload-status": Texts(503, {"503": 503, "429": 429}, ("", "500", "503 ", "x"), "one of 503, 429"),
     "--unknown-route": Texts("bypass", {"bypass": "bypass", "admit": "admit"}, ("", "queue"), "one of bypass, admit"),

@@ -14,6 +14,7 @@ from agent.admin.exposition import Exposition
 from agent.admin.health import Door, HealthPort
 from agent.errors import Outcome
 from agent.net.drain import Stage
+from agent.scale.page import PATH
 
 if TYPE_CHECKING:
     from agent.net.server import Server
@@ -32,6 +33,7 @@ class Admin:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/wait-for-drain", self._wait_for_drain, allow_head=False)
         app.router.add_get("/debug/state", self._state)
+        app.router.add_get(PATH.decode(), self._load)
         # handler_cancellation: a kubelet that gives up on /wait-for-drain leaves no coroutine behind.
         self._listener: asyncio.Server | None = None
         self._health: set[HealthPort] = set()
@@ -69,6 +71,11 @@ class Admin:
         self._server.drain.begin()
         await self._server.drain.wait()
         return web.Response(text="drained\n")
+
+    async def _load(self, request: web.Request) -> web.Response:
+        accept = request.headers.get("Accept", "").encode()
+        page = self._server.load.answer(b"GET", request.path_qs.encode(), accept, monotonic())
+        return web.Response(status=page.status, body=page.body, headers={"Content-Type": page.content_type})
 
     async def _state(self, _: web.Request) -> web.Response:
         return web.json_response(state(self._server))

@@ -18,6 +18,8 @@ from agent.wire.head import NO_STATUS, RequestHead, ResponseHead
 
 RUNNING = admission.RUNNING
 SERVED = Outcome.SERVED
+# Demand that is there and was not met.
+_TURNED_AWAY = frozenset({Outcome.QUEUE_FULL, Outcome.DEADLINE, Outcome.OVERLOAD, Outcome.EXPIRED})
 
 
 class Account:
@@ -155,6 +157,20 @@ class Account:
         if self._head.grpc:
             self.grpc_status = self._gate.replies.grpc_status(outcome)
 
+    def _show_page(self, now: float) -> None:
+        """Answer for the agent itself, whatever the load. Nothing is accounted for."""
+        gate, head, down = self._gate, self._head, self._down
+        assert down is not None
+        accept = next((value for name, value in head.fields if name.lower() == b"accept"), b"")
+        page = gate.load.answer(head.method, head.target, accept, now)
+        self._phase = ENDED
+        self._down = None
+        self._upload.drop()
+        gate.active -= 1
+        down.send_page(page, bodyless=head.method == b"HEAD")
+        if gate.closing and not gate.active:
+            gate.idle.set()
+
     def _finish(self, outcome: Outcome) -> None:
         """Account for the exchange, once, and let the next one run."""
         assert self._phase is not ENDED, "an exchange ends once"
@@ -181,6 +197,8 @@ class Account:
                 # A gRPC answer is HTTP's 200 whatever it says.
                 if self.grpc_status == 0 or (self.grpc_status == NO_STATUS and self.status != 404):
                     self.usage = gate.usages[self.protocol].learn(self.route.model, now)
+            elif outcome in _TURNED_AWAY:
+                ticket.usage.rejected_demand_seconds += ticket.usage.service_s
         gate.active -= 1
         gate.hooks.ended(self)
         if started:

@@ -28,7 +28,7 @@ from agent.wire.head import NO_STATUS, RequestHead, ResponseHead
 # How often a request that the predictor has handed back unprocessed is sent again.
 _MAX_RETURNS = 3
 
-INFERENCE = Kind.INFERENCE
+INFERENCE, PAGE = Kind.INFERENCE, Kind.PAGE
 
 
 class Exchange(Account):
@@ -70,6 +70,8 @@ class Exchange(Account):
                 self.usage = gate.usages[self.protocol].other
             else:
                 self._offer(now)
+        elif route.kind is PAGE:
+            self._show_page(now)
         elif head.upgrade:
             # A tunnel keeps the predictor as busy as an inference of unknown length, so it takes a slot like one.
             self.route = Route(INFERENCE)

@@ -14,6 +14,7 @@ from agent.policy.admission import RUNNING, Admission, Ticket
 from agent.policy.classify import Classifier
 from agent.policy.stated import Reader
 from agent.policy.usage import UsageTable
+from agent.scale.page import LoadPage
 from agent.wire.hints import HintReader
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Gate:
         "hints",
         "hooks",
         "idle",
+        "load",
         "max_connections",
         "queued_body",
         "replies",
@@ -60,6 +62,7 @@ class Gate:
         stated: Reader,
         hints: HintReader | None,
         usages: Mapping[str, UsageTable],
+        load: LoadPage,
         hooks: Hooks,
         replies: Replies,
         queued_body: int,
@@ -72,6 +75,7 @@ class Gate:
         self.stated = stated
         self.hints = hints
         self.usages = usages
+        self.load = load
         self.hooks = hooks
         self.replies = replies
         self.queued_body = queued_body

@@ -12,6 +12,7 @@ from agent.net.exchange import Exchange
 from agent.net.gate import Gate
 from agent.net.progress import Progress
 from agent.net.sides import Pool
+from agent.scale.page import Page
 from agent.wire.fields import Trailers
 from agent.wire.head import NO_STATUS, Fields, RequestHead, ResponseHead
 from agent.wire.http1 import ServerHttp1
@@ -272,18 +273,25 @@ class Http1Downstream(ClientConnection):
 
     def send_refusal(self, outcome: Outcome, detail: str, retry_s: float | None) -> None:
         """Answer for the predictor."""
+        close, bodyless = self._closes(), self._head.method == b"HEAD"
+        self._reply(self._gate.replies.http(outcome, close=close, bodyless=bodyless, detail=detail, retry_s=retry_s))
+
+    def send_page(self, page: Page, *, bodyless: bool) -> None:
+        """Answer for the agent itself."""
+        self._reply(replies.page_http(page, close=self._closes(), bodyless=bodyless))
+
+    def _closes(self) -> bool:
+        """Whether the connection ends with a reply of our own, which may come before the request is all here."""
         head = self._head
-        if self._machine.state is not READY and (
-            head.expects_continue or head.length is None or head.length > MAX_DRAIN
+        if self._gate.closing or (
+            self._machine.state is not READY
+            and (head.expects_continue or head.length is None or head.length > MAX_DRAIN)
         ):
             self._close_after = True
-        if self._gate.closing:
-            self._close_after = True
-        self.write(
-            self._gate.replies.http(
-                outcome, close=self._close_after, bodyless=head.method == b"HEAD", detail=detail, retry_s=retry_s
-            )
-        )
+        return self._close_after
+
+    def _reply(self, data: bytes) -> None:
+        self.write(data)
         self._exchange = None
         self.since = monotonic()
         self.resume(PAUSE_ALL)

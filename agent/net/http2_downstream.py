@@ -5,11 +5,13 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from agent.errors import Fault, Outcome
+from agent.net import replies
 from agent.net.connection import LARGE_READ, ClientConnection
 from agent.net.exchange import Exchange
 from agent.net.gate import Gate
 from agent.net.progress import Progress
 from agent.net.sides import Pool
+from agent.scale.page import Page
 from agent.wire.fields import Http2Request, Http2Response, Trailers
 from agent.wire.frames import Code
 from agent.wire.head import ResponseHead
@@ -137,13 +139,19 @@ class Inbound(ServerStream):
 
     def send_refusal(self, outcome: Outcome, detail: str, retry_s: float | None) -> None:
         """Answer for the predictor."""
-        replies = self._connection.gate.replies
+        known = self._connection.gate.replies
         if self._grpc:
-            self.send_head(replies.grpc(outcome, detail, retry_s), True)
+            self.send_head(known.grpc(outcome, detail, retry_s), True)
         else:
-            block, body = replies.http2(outcome, detail, retry_s)
+            block, body = known.http2(outcome, detail, retry_s)
             self.send_head(block, False)
             self.send_data(body, True)
+
+    def send_page(self, page: Page, *, bodyless: bool) -> None:
+        """Answer for the agent itself."""
+        self.send_head(replies.page_http2(page), bodyless)
+        if not bodyless:
+            self.send_data(page.body, True)
 
     def start_tunnel(self, head: ResponseHead) -> None:
         """Never: HTTP/2 has no 101."""

@@ -5,6 +5,7 @@ from http import HTTPStatus
 from math import ceil
 
 from agent.errors import REPLIES, Outcome
+from agent.scale.page import Page
 from agent.wire.grpc import percent_encode
 from agent.wire.hpack import Field, encode
 
@@ -123,6 +124,27 @@ class Replies:
         if close:
             lines.append("Connection: close")
         return "\r\n".join([*lines, "", ""]).encode() + (b"" if bodyless else body)
+
+
+def _page_fields(page: Page) -> list[Field]:
+    fields = [
+        (b"content-type", page.content_type.encode()),
+        (b"content-length", b"%d" % len(page.body)),
+        (b"cache-control", b"no-store"),
+    ]
+    return [*fields, (b"allow", page.allow.encode())] if page.allow else fields
+
+
+def page_http(page: Page, *, close: bool, bodyless: bool) -> bytes:
+    """A page over HTTP/1.1; `close` announces the end of the connection, `bodyless` answers HEAD."""
+    fields = [*_page_fields(page), (b"connection", b"close")] if close else _page_fields(page)
+    lines = [f"HTTP/1.1 {page.status} {HTTPStatus(page.status).phrase}".encode(), *map(b": ".join, fields)]
+    return b"\r\n".join([*lines, b"", b"" if bodyless else page.body])
+
+
+def page_http2(page: Page) -> bytes:
+    """The header block of a page over HTTP/2."""
+    return encode([(b":status", b"%d" % page.status), *_page_fields(page)])
 
 
 def _steps(retry_s: float | None) -> int:

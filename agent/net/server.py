@@ -29,6 +29,7 @@ from agent.observe.hooks import Hooks, Observer
 from agent.policy.classify import Classifier
 from agent.policy.stated import Reader
 from agent.policy.usage import UsageTable
+from agent.scale import page
 from agent.settings import Settings
 from agent.values import Address, Listen
 from agent.wire.hints import HintReader
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 # Descriptors that are not for clients: listeners, the admin port, logs, dials that fail.
 _RESERVED_DESCRIPTORS = 64
 _BACKLOG = 4096
+# How often the demand is read (scale.demand.Meter).
+_TICK_S = 1.0
 
 
 class Server:
@@ -55,6 +58,7 @@ class Server:
         names = [name for name, _ in settings.model_limits]
         self.usages = {protocol: UsageTable(names, now, protocol) for protocol in ("http", "grpc")}
         self.admission = admission_of(settings)
+        self.load = page.LoadPage(self.admission, self.usages, self.counters, now)
         observers: list[Observer] = [self.counters]
         if settings.access_log is not Mode.OFF:
             observers.append(AccessLog(settings.access_log, partial(print, end="", flush=True), time.time() - now))
@@ -63,14 +67,13 @@ class Server:
             loop=loop,
             shared=shared,
             admission=self.admission,
-            classifier=Classifier(admit_unknown=settings.unknown_route == "admit"),
-            stated=Reader(
-                deadline=settings.deadline_header.encode(),
-                priority=settings.priority_header.encode(),
-                tenant=settings.tenant_header.encode(),
+            classifier=Classifier(
+                admit_unknown=settings.unknown_route == "admit", page=page.PATH if settings.load_page else b""
             ),
+            stated=_reader_of(settings),
             hints=HintReader(frozenset(settings.v2_hints)) if settings.v2_hints else None,
             usages=self.usages,
+            load=self.load,
             hooks=Hooks(observers, partial(logs.failure, "observer dropped")),
             replies=Replies(settings.overload_status),
             queued_body=settings.queued_body,
@@ -91,6 +94,7 @@ class Server:
             timeout=settings.drain_timeout,
         )
         self.sweeper: Sweeper | None = None
+        self._ticker: asyncio.TimerHandle | None = None
         self._listeners: list[asyncio.Server] = []
         self._admin: Admin | None = None
         self.addresses: list[str] = []
@@ -111,6 +115,7 @@ class Server:
             factory = partial(Arrival, self.gate, self._limits, self._bounds, http1, http2)
             self._listeners.append(await self._loop.create_server(factory, sock=sock, backlog=_BACKLOG))
         self.sweeper = Sweeper(self._loop, self.settings, self.gate, self.pools)
+        self._tick()
         # aiohttp takes 0.15 s to import; in a thread, the data port answers meanwhile.
         self._admin = (await asyncio.to_thread(_load_admin))(self)
         await self._admin.start(admin)
@@ -128,6 +133,8 @@ class Server:
 
     async def stop(self) -> None:
         """Take everything down at once."""
+        if self._ticker is not None:
+            self._ticker.cancel()
         if self.sweeper is not None:
             self.sweeper.stop()
         self._close_listeners()
@@ -151,9 +158,21 @@ class Server:
             return None
         return Http2Pool(self._loop, self._shared, address, self._limits, Bounds(stream_window=BULK_WINDOW))
 
+    def _tick(self) -> None:
+        self._ticker = self._loop.call_later(_TICK_S, self._tick)
+        self.load.tick(monotonic())
+
     def _close_listeners(self) -> None:
         for listener in self._listeners:
             listener.close()
+
+
+def _reader_of(settings: Settings) -> Reader:
+    return Reader(
+        deadline=settings.deadline_header.encode(),
+        priority=settings.priority_header.encode(),
+        tenant=settings.tenant_header.encode(),
+    )
 
 
 def _load_admin() -> "type[Admin]":

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from agent.errors import Outcome
+from agent.scale.page import Page
 from agent.wire.fields import Trailers
 from agent.wire.head import RequestHead, ResponseHead
 
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 class Client(Protocol):
     """Where an exchange sends its answer, and how it slows the sender down.
 
-    Of `start`, `send_refusal` and `start_tunnel` exactly one is called, unless the answer is cut. After the end (of
-    `start`, `send_data` or `finish`), `send_refusal`, `close_tunnel` and `cut` the exchange is no more. `send_data`
-    may be given nothing only together with the end.
+    Of `start`, `send_refusal`, `send_page` and `start_tunnel` exactly one is called, unless the answer is cut. After
+    the end (of `start`, `send_data` or `finish`), `send_refusal`, `send_page`, `close_tunnel` and `cut` the exchange is
+    no more. `send_data` may be given nothing only together with the end.
     """
 
     @property
@@ -37,6 +38,9 @@ class Client(Protocol):
 
     def send_refusal(self, outcome: Outcome, detail: str, retry_s: float | None) -> None:
         """Answer for the predictor; `retry_s` is when to try again, None for never."""
+
+    def send_page(self, page: Page, *, bodyless: bool) -> None:
+        """Answer for the agent itself."""
 
     def start_tunnel(self, head: ResponseHead) -> None: ...
 

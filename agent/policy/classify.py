@@ -18,6 +18,7 @@ class Kind(StrEnum):
     INFERENCE = "inference"
     HEALTH = "health"
     CONTROL = "control"  # metadata, repository, metrics and whatever the route table does not know
+    PAGE = "page"  # the agent's own, never forwarded and never counted
 
 
 class Route(NamedTuple):
@@ -95,17 +96,18 @@ class Classifier:
     """Maps (method, target) to a Route and remembers the answer for the targets that repeat.
 
     `admit_unknown` makes a POST to a route that no protocol knows count as inference; the safer default lets it
-    through.
+    through. `page` is the path that the agent answers itself, empty for none.
     """
 
-    __slots__ = ("_admit_unknown", "_named", "_seen")
+    __slots__ = ("_admit_unknown", "_named", "_page", "_seen")
 
     # Bounds what hostile targets can pin; a predictor has a handful of routes.
     MAX_SEEN = 1024
     MAX_TARGET_BYTES = 256
 
-    def __init__(self, *, admit_unknown: bool = False) -> None:
+    def __init__(self, *, admit_unknown: bool = False, page: bytes = b"") -> None:
         self._admit_unknown = admit_unknown
+        self._page = page
         self._seen: dict[tuple[bytes, bytes], Route] = {}
         self._named: dict[tuple[bool, bool, bool, str], Route] = {}
 
@@ -150,6 +152,8 @@ class Classifier:
             self._seen[key] = route
 
     def _decide_call(self, target: bytes) -> Route:
+        if target.partition(b"?")[0] == self._page:
+            return Route(Kind.PAGE)
         inference = _GRPC_INFERENCE.get(target)
         if inference is not None:
             return inference
@@ -163,6 +167,8 @@ class Classifier:
         # The target is forwarded as it came, but predictors decode it: an encoded letter must not slip past the gate.
         if b"%" in path:
             path = unquote_to_bytes(path)
+        if path == self._page:
+            return Route(Kind.PAGE)
         if method == b"POST":
             match = _INFERENCE.fullmatch(path)
             if match is not None:

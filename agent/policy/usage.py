@@ -17,7 +17,8 @@ class Usage:
     """Levels and integrals of one model over one protocol: requests `inflight` and `queued`, and the seconds in each.
 
     `outstanding` counts the messages of open streams that are sent and not answered, `service_s` is the recent mean
-    from dispatch to the end of an answer, 0.0 before there was one.
+    from dispatch to the end of an answer, 0.0 before there was one. `rejected_demand_seconds` is how long the requests
+    that were turned away for lack of room or time would have kept the predictor busy.
     """
 
     __slots__ = (
@@ -29,6 +30,7 @@ class Usage:
         "protocol",
         "queued",
         "queued_seconds",
+        "rejected_demand_seconds",
         "service_s",
     )
 
@@ -41,6 +43,7 @@ class Usage:
         self.queued = 0
         self.inflight_seconds = 0.0
         self.queued_seconds = 0.0
+        self.rejected_demand_seconds = 0.0
         self._last = now
 
     def advance(self, now: float) -> None:

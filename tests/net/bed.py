@@ -12,7 +12,8 @@ from agent.errors import Fault, Outcome
 from agent.net import http1_upstream as upstream
 from agent.net.server import Server
 from agent.observe.hooks import Hooks, Record
-from agent.policy.classify import Classifier, Route
+from agent.policy.classify import Classifier, Kind, Route
+from agent.scale import page
 from agent.settings import resolve
 from tests.sockets import FakePredictor, Peer, dial, eventually
 
@@ -48,17 +49,19 @@ class _Counting(Classifier):
 
     __slots__ = ("begun",)
 
-    def __init__(self, *, admit_unknown: bool) -> None:
-        super().__init__(admit_unknown=admit_unknown)
+    def __init__(self, *, admit_unknown: bool, page: bytes) -> None:
+        super().__init__(admit_unknown=admit_unknown, page=page)
         self.begun = 0
 
     def classify(self, method: bytes, target: bytes) -> Route:
-        self.begun += 1
-        return super().classify(method, target)
+        return self._counted(super().classify(method, target))
 
     def classify_call(self, target: bytes, model: str) -> Route:
-        self.begun += 1
-        return super().classify_call(target, model)
+        return self._counted(super().classify_call(target, model))
+
+    def _counted(self, route: Route) -> Route:
+        self.begun += route.kind is not Kind.PAGE
+        return route
 
 
 class _Endings:
@@ -99,7 +102,9 @@ class Bed:
         self.server = server = Server(effective)
         self.gate = gate = server.gate
         self.admission = server.admission
-        self._classifier = _Counting(admit_unknown=effective.unknown_route == "admit")
+        self._classifier = _Counting(
+            admit_unknown=effective.unknown_route == "admit", page=page.PATH if effective.load_page else b""
+        )
         self._endings = _Endings()
         gate.classifier = self._classifier
         gate.shared.report = self.errors.append

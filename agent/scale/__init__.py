@@ -1,0 +1,1 @@
+"""What scalers are told: the demand (pure), Knative's Stat, and KEDA's external scaler."""
