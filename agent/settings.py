@@ -5,7 +5,7 @@ found before anything starts and are reported together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,10 @@ def _knob(
     return field(
         metadata={"flag": flag, "default": default, "parse": parse, "help": text, "form": form, "repeat": repeat}
     )
+
+
+# The same for the settings of other commands.
+knob = _knob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,11 +224,11 @@ class Knob(NamedTuple):
     parse: Callable[[str], Any]
 
 
-def knobs() -> list[Knob]:
-    """All settings in the order of their declaration."""
+def knobs(of: type = Settings) -> list[Knob]:
+    """All settings of a command in the order of their declaration; `of` is a dataclass of `knob` fields."""
     return [
         Knob(
-            name=name,
+            name=spec.name,
             flag="--" + spec.metadata["flag"],
             env="HEADGATE_" + spec.metadata["flag"].upper().replace("-", "_"),
             default=spec.metadata["default"],
@@ -233,7 +237,7 @@ def knobs() -> list[Knob]:
             repeat=spec.metadata["repeat"],
             parse=spec.metadata["parse"],
         )
-        for name, spec in Settings.__dataclass_fields__.items()
+        for spec in fields(of)
     ]
 
 
@@ -243,32 +247,48 @@ def resolve(flags: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> Setti
     Raises SettingsError with every problem found.
     """
     problems: list[str] = []
-    given: dict[str, Any] = {}
     path = [env.get("HEADGATE_LIVE_SETTINGS", ""), *flags.get("live_settings", ())][-1]
     live = _read_live(path, problems) if path else {}
-    for knob in knobs():
-        source, texts = knob.flag, list(flags.get(knob.name, ()))
-        if not texts and knob.env in env:
-            source, texts = knob.env, env[knob.env].split() if knob.repeat else [env[knob.env]]
-        if knob.name in live:
-            source, texts = f"{path}: {knob.flag[2:]}", live[knob.name]
-        if not texts:
-            if knob.default is None:
-                problems.append(f"{knob.flag} is required: {knob.form} ({knob.help})")
-                continue
-            texts = [] if knob.repeat else [knob.default]
-        parsed = []
-        for text in texts:
-            try:
-                parsed.append(knob.parse(text))
-            except ValueError as error:
-                problems.append(f"{source} {text!r} is not accepted: expected {error}")
-        if parsed or knob.repeat:
-            given[knob.name] = tuple(parsed) if knob.repeat else parsed[-1]
-    problems += _contradictions(given)
+    given, wrong = gather(Settings, flags, env, live, path)
+    problems += wrong + _contradictions(given)
     if problems:
         raise SettingsError(problems)
     return Settings(**given)
+
+
+def gather(
+    of: type,
+    flags: Mapping[str, Sequence[str]],
+    env: Mapping[str, str],
+    live: Mapping[str, list[str]] | None = None,
+    path: str = "",
+) -> tuple[dict[str, Any], list[str]]:
+    """The values of a command's settings by name, without those that are wrong, and what is wrong.
+
+    `live` holds the texts that override, by name, as the file at `path` has them.
+    """
+    problems: list[str] = []
+    given: dict[str, Any] = {}
+    for each in knobs(of):
+        source, texts = each.flag, list(flags.get(each.name, ()))
+        if not texts and each.env in env:
+            source, texts = each.env, env[each.env].split() if each.repeat else [env[each.env]]
+        if live and each.name in live:
+            source, texts = f"{path}: {each.flag[2:]}", live[each.name]
+        if not texts:
+            if each.default is None:
+                problems.append(f"{each.flag} is required: {each.form} ({each.help})")
+                continue
+            texts = [] if each.repeat else [each.default]
+        parsed = []
+        for text in texts:
+            try:
+                parsed.append(each.parse(text))
+            except ValueError as error:
+                problems.append(f"{source} {text!r} is not accepted: expected {error}")
+        if parsed or each.repeat:
+            given[each.name] = tuple(parsed) if each.repeat else parsed[-1]
+    return given, problems
 
 
 def _read_live(path: str, problems: list[str]) -> dict[str, list[str]]:
@@ -277,7 +297,7 @@ def _read_live(path: str, problems: list[str]) -> dict[str, list[str]]:
         lines = Path(path).read_text().splitlines()
     except (OSError, ValueError):
         return {}  # its parser says so
-    names = {knob.flag[2:]: knob.name for knob in knobs() if knob.name in LIVE}
+    names = {each.flag[2:]: each.name for each in knobs() if each.name in LIVE}
     found: dict[str, list[str]] = {}
     for line in map(str.strip, lines):
         if line and not line.startswith("#"):

@@ -30,6 +30,8 @@ ALLOWED: dict[str, set[str]] = {
         "agent.values",
         "agent.logs",
         "agent.net.server",
+        "agent.scale.settings",
+        "agent.scale.scaler",
         "agent.demo",
         "uvloop",
     },
@@ -39,6 +41,10 @@ ALLOWED: dict[str, set[str]] = {
     "agent.observe": {"agent.errors", "agent.policy"},
     "agent.scale.demand": {"agent.errors", "agent.observe", "agent.policy"},
     "agent.scale.page": {"agent.scale.demand", "agent.observe", "agent.policy"},
+    "agent.scale.settings": {"agent.errors", "agent.settings", "agent.values"},
+    "agent.scale.ledger": set(),
+    "agent.scale.trigger": {"agent.scale.demand", "agent.scale.page", "agent.values"},
+    "agent.scale": {"agent", "agent.logs", "aiohttp", "grpc", "protos"},
     "agent.net.server": {"agent", "agent.net", "agent.admin", *LAYERS},
     "agent.net": LAYERS,
     "agent.admin": {"agent", "agent.net", "aiohttp", "grpc", "prometheus_client", "protos", *LAYERS},
@@ -47,7 +53,15 @@ ALLOWED: dict[str, set[str]] = {
     "protos": {"google.protobuf", "grpc_tools"},
 }
 
-PURE = ("agent.wire", "agent.policy", "agent.observe", "agent.scale.demand", "agent.scale.page")
+PURE = (
+    "agent.wire",
+    "agent.policy",
+    "agent.observe",
+    "agent.scale.demand",
+    "agent.scale.ledger",
+    "agent.scale.page",
+    "agent.scale.trigger",
+)
 IMPURE = {"asyncio", "socket", "selectors", "threading", "time", "logging"}
 
 

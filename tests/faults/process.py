@@ -49,13 +49,18 @@ class AgentProcess:
         """Where it listens, as host:port."""
         return str(self._listening["listen"][0])
 
+    @property
+    def admin_address(self) -> str:
+        """Where its admin port is, as host:port."""
+        return str(self._listening["admin"])
+
     async def client(self) -> Peer:
         """A new connection to the data port."""
         return await self._dial(self.address)
 
     async def admin(self, path: str) -> Message:
         """Ask the admin port."""
-        client = await self._dial(self._listening["admin"])
+        client = await self._dial(self.admin_address)
         await client.send(f"GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
         return await client.response()
 

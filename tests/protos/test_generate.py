@@ -18,7 +18,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def test_every_source_has_its_modules_and_no_module_lacks_its_source(fresh: dict[str, bytes]) -> None:
-    assert SOURCES == ["health", "open_inference"]
+    assert SOURCES == ["external_scaler", "health", "open_inference", "orca_load_report", "stat"]
     assert set(fresh) == GENERATED
     assert {path.name for path in (generate.ROOT / "protos").glob("*_pb2*.py*")} == GENERATED
 

@@ -10,7 +10,15 @@ import pytest
 from tritonclient.grpc import service_pb2 as oracle
 from tritonclient.grpc import service_pb2_grpc as oracle_grpc
 
-from protos import health_pb2, health_pb2_grpc, open_inference_pb2, open_inference_pb2_grpc
+from protos import (
+    external_scaler_pb2,
+    health_pb2,
+    health_pb2_grpc,
+    open_inference_pb2,
+    open_inference_pb2_grpc,
+    orca_load_report_pb2,
+    stat_pb2,
+)
 from protos.generate import ROOT
 from protos.open_inference_pb2 import InferParameter, ModelInferRequest
 
@@ -86,6 +94,87 @@ def test_the_health_messages_have_their_public_bytes() -> None:
     names = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
     assert [states(status=name).SerializeToString() for name in names] == [b"", b"\x08\1", b"\x08\2", b"\x08\3"]
     assert health_pb2.DESCRIPTOR.services_by_name["Health"].full_name == "grpc.health.v1.Health"
+
+
+# Field numbers and types as the public definitions have them: KEDA's externalscaler.proto, Knative's stat.proto, and
+# xds/data/orca/v3/orca_load_report.proto.
+PUBLIC: dict[str, tuple[Any, dict[str, tuple[int, str]]]] = {
+    "externalscaler.ScaledObjectRef": (
+        external_scaler_pb2.ScaledObjectRef,
+        {"name": (1, "string"), "namespace": (2, "string"), "scalerMetadata": (3, "map")},
+    ),
+    "externalscaler.IsActiveResponse": (external_scaler_pb2.IsActiveResponse, {"result": (1, "bool")}),
+    "externalscaler.GetMetricSpecResponse": (
+        external_scaler_pb2.GetMetricSpecResponse,
+        {"metricSpecs": (1, "messages")},
+    ),
+    "externalscaler.MetricSpec": (
+        external_scaler_pb2.MetricSpec,
+        {"metricName": (1, "string"), "targetSize": (2, "int64"), "targetSizeFloat": (3, "double")},
+    ),
+    "externalscaler.GetMetricsRequest": (
+        external_scaler_pb2.GetMetricsRequest,
+        {"scaledObjectRef": (1, "message"), "metricName": (2, "string")},
+    ),
+    "externalscaler.GetMetricsResponse": (external_scaler_pb2.GetMetricsResponse, {"metricValues": (1, "messages")}),
+    "externalscaler.MetricValue": (
+        external_scaler_pb2.MetricValue,
+        {"metricName": (1, "string"), "metricValue": (2, "int64"), "metricValueFloat": (3, "double")},
+    ),
+    "metrics.Stat": (
+        stat_pb2.Stat,
+        {
+            "pod_name": (1, "string"),
+            "average_concurrent_requests": (2, "double"),
+            "average_proxied_concurrent_requests": (3, "double"),
+            "request_count": (4, "double"),
+            "proxied_request_count": (5, "double"),
+            "process_uptime": (6, "double"),
+            "timestamp": (7, "int64"),
+        },
+    ),
+    "xds.data.orca.v3.OrcaLoadReport": (
+        orca_load_report_pb2.OrcaLoadReport,
+        {
+            "cpu_utilization": (1, "double"),
+            "mem_utilization": (2, "double"),
+            "rps": (3, "uint64"),
+            "request_cost": (4, "map"),
+            "utilization": (5, "map"),
+            "rps_fractional": (6, "double"),
+            "eps": (7, "double"),
+            "named_metrics": (8, "map"),
+            "application_utilization": (9, "double"),
+        },
+    ),
+}
+_TYPES = {1: "double", 3: "int64", 4: "uint64", 8: "bool", 9: "string", 11: "message"}
+
+
+def type_of(field: Any) -> str:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return "map"
+    return _TYPES[field.type] + "s" * field.is_repeated
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_message_of_the_scalers_is_the_public_one(name: str) -> None:
+    message, expected = PUBLIC[name]
+    assert message.DESCRIPTOR.full_name == name
+    assert {field.name: (field.number, type_of(field)) for field in message.DESCRIPTOR.fields} == expected
+
+
+def test_the_scalers_methods_are_the_public_ones() -> None:
+    methods = external_scaler_pb2.DESCRIPTOR.services_by_name["ExternalScaler"].methods
+    assert [(method.full_name.rpartition(".")[2], method.server_streaming) for method in methods] == [
+        ("IsActive", False),
+        ("StreamIsActive", True),
+        ("GetMetricSpec", False),
+        ("GetMetrics", False),
+    ]
+    assert external_scaler_pb2.DESCRIPTOR.services_by_name["ExternalScaler"].full_name == (
+        "externalscaler.ExternalScaler"
+    )
 
 
 def test_all_files_share_one_pool_of_their_own() -> None:

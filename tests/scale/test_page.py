@@ -11,7 +11,8 @@ from tests.fakes import FakeServer, ManualClock
 
 FIELDS = {
     "inflight", "queued", "limit", "demand", "rejected", "replicas", "requests_per_second", "service_time_seconds",
-    "demand_15s", "replicas_15s", "window_seconds", "uptime_seconds", "inflight_seconds", "queued_seconds", "rejected_demand_seconds",
+    "demand_15s", "replicas_15s", "window_seconds", "uptime_seconds",
+    "inflight_seconds", "queued_seconds", "rejected_demand_seconds",
 }  # fmt: skip
 
 
