@@ -127,6 +127,7 @@ def _print(settings: Settings) -> None:
     values = asdict(settings)
     values["routes"] = [f"{route.listen}={route.upstream}" for route in settings.routes]
     values["admin"] = str(settings.admin)
+    values["knative_metrics"] = settings.knative_metrics and str(settings.knative_metrics)
     values["limit"] = "auto" if settings.limit == AUTO else settings.limit
     values["model_limits"] = {name: "auto" if bound == AUTO else bound for name, bound in settings.model_limits}
     values["model_deadlines"] = dict(settings.model_deadlines)

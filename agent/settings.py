@@ -131,6 +131,13 @@ class Settings:
         "whether GET /.headgate/load on a data port tells the load, for scalers; off forwards that path like any other",
         form="on|off",
     )
+    knative_metrics: Listen | None = _knob(
+        "knative-metrics",
+        "",
+        lambda text: values.listen(text) if text else None,
+        "where Knative's autoscaler scrapes this pod, as in queue-proxy's place: 0.0.0.0:9090; not served if empty",
+        form="HOST:PORT",
+    )
     timeout: float = _knob(
         "timeout", "0", values.duration(0, 86400), "bound on a whole exchange, answer included; 0 is none", form="DUR"
     )
@@ -209,6 +216,11 @@ class Settings:
         "which exchanges to log on standard output",
         form="off|errors|all",
     )
+
+    @property
+    def listens(self) -> list[Listen]:
+        """Every address to listen on: those of the routes, the admin port's, and Knative's if there is one."""
+        return [*(route.listen for route in self.routes), self.admin, *filter(None, [self.knative_metrics])]
 
 
 class Knob(NamedTuple):
@@ -312,10 +324,13 @@ def _read_live(path: str, problems: list[str]) -> dict[str, list[str]]:
 def _contradictions(given: Mapping[str, Any]) -> list[str]:
     """Settings that are accepted one by one and cannot hold together."""
     problems = []
-    listens = [route.listen for route in given.get("routes", ())] + ([given["admin"]] if "admin" in given else [])
+    listens = [route.listen for route in given.get("routes", ())]
+    listens += [given[name] for name in ("admin", "knative_metrics") if given.get(name)]
     for index, one in enumerate(listens):
         if one.port and any(_collide(one, other) for other in listens[:index]):
-            problems.append(f"port {one.port} is listened on twice (--route and --admin need ports of their own)")
+            problems.append(
+                f"port {one.port} is listened on twice (--route, --admin and --knative-metrics need ports of their own)"
+            )
     problems += [
         f"--route {route.listen}={route.upstream} forwards to a port that the agent itself listens on"
         for route in given.get("routes", ())

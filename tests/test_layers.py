@@ -11,10 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STDLIB = sys.stdlib_module_names
 
-LAYERS = {
-    f"agent.{name}"
-    for name in ("errors", "values", "settings", "logs", "wire", "policy", "observe", "scale.demand", "scale.page")
-}
+LAYERS = {f"agent.{name}" for name in ("errors", "values", "settings", "logs", "wire", "policy", "observe")}
+LAYERS |= {"agent.scale.demand", "agent.scale.page", "agent.scale.stat"}
 
 # Package or module -> what it may import beside the standard library and itself; the first match counts. `agent` stands
 # for the package's own few lines, which hold the version.
@@ -43,9 +41,10 @@ ALLOWED: dict[str, set[str]] = {
     "agent.scale.page": {"agent.scale.demand", "agent.observe", "agent.policy"},
     "agent.scale.settings": {"agent.errors", "agent.settings", "agent.values"},
     "agent.scale.ledger": set(),
+    "agent.scale.stat": {"agent.scale.demand"},
     "agent.scale.trigger": {"agent.scale.demand", "agent.scale.page", "agent.values"},
     "agent.scale": {"agent", "agent.logs", "aiohttp", "grpc", "protos"},
-    "agent.net.server": {"agent", "agent.net", "agent.admin", *LAYERS},
+    "agent.net.server": {"agent", "agent.net", "agent.admin", "agent.scale.knative", *LAYERS},
     "agent.net": LAYERS,
     "agent.admin": {"agent", "agent.net", "aiohttp", "grpc", "prometheus_client", "protos", *LAYERS},
     "agent.demo": {"agent", "aiohttp", "grpc", "loadgen", "prometheus_client", "protos", "rich", "uvloop", *LAYERS},
@@ -60,6 +59,7 @@ PURE = (
     "agent.scale.demand",
     "agent.scale.ledger",
     "agent.scale.page",
+    "agent.scale.stat",
     "agent.scale.trigger",
 )
 IMPURE = {"asyncio", "socket", "selectors", "threading", "time", "logging"}
@@ -127,6 +127,11 @@ def test_the_rules_themselves_refuse_what_they_should() -> None:
         ("agent.wire.http2", "h2"),
         ("agent.policy.usage", "hpack"),
         ("agent.net.server", "agent.demo.main"),
+        ("agent.net.server", "agent.scale.scaler"),
+        ("agent.net.exchange", "agent.scale.knative"),
+        ("agent.scale.demand", "agent.net.gate"),
+        ("agent.scale.page", "aiohttp"),
+        ("agent.scale.scaler", "agent.net.server"),
         ("agent.admin.app", "agent.demo.main"),
         ("agent.admin.app", "rich"),
         ("agent.settings", "agent.net.server"),
@@ -144,7 +149,9 @@ def test_the_admin_pages_are_imported_when_they_are_needed() -> None:
     guarded = [node for node in tree.body if isinstance(node, ast.If)]
     assert all(ast.unparse(node.test) == "TYPE_CHECKING" for node in guarded)
     eager = [
-        node for node in tree.body if isinstance(node, ast.ImportFrom) and str(node.module).startswith("agent.admin")
+        node
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(("agent.admin", "agent.scale.knative"))
     ]
     assert not eager
 

@@ -106,6 +106,12 @@ TABLE: dict[str, Texts] = {
         "some of timeout, priority, rows, each once, with commas between them",
     ),
     "--load-page": Texts(True, {"on": True, "off": False}, ("", "true", "ON"), "one of on, off"),
+    "--knative-metrics": Texts(
+        None,
+        {"0.0.0.0:9090": Listen("0.0.0.0", 9090), "": None},
+        ("off", "127.0.0.1", ":80"),
+        "PORT or HOST:PORT",
+    ),
     "--timeout": Texts(0.0, {"0": 0.0, "0s": 0.0, "2m": 120.0}, (*NOT_DURATIONS, "25h"), "from 0s to 86400s"),
     "--overload-status": Texts(503, {"503": 503, "429": 429}, ("", "500", "503 ", "x"), "one of 503, 429"),
     "--unknown-route": Texts("bypass", {"bypass": "bypass", "admit": "admit"}, ("", "queue"), "one of bypass, admit"),
@@ -300,6 +306,7 @@ CONTRADICTIONS = {
         "forwards to a port that the agent itself",
     ),
     "a route to itself over IPv6": ({"--route": ["[::]:8080=http://[::1]:8080"]}, "forwards to a port that the agent"),
+    "Knative's port on the admin port": ({"--knative-metrics": ["8481"]}, "port 8481 is listened on twice"),
     "a model limit above the limit": (
         {"--limit": ["4"], "--model-limit": ["m=5"]},
         "--model-limit m=5 is above --limit 4",

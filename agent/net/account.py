@@ -33,6 +33,7 @@ class Account:
         "_down",
         "_gate",
         "_head",
+        "_is_proxied",
         "_is_stream",
         "_messages",
         "_phase",
@@ -63,7 +64,7 @@ class Account:
         self._ticket: Ticket | None = None
         self._response: ResponseHead | None = None
         self._messages: Messages | None = None
-        self._is_stream = False
+        self._is_stream = self._is_proxied = False
         self.protocol = down.protocol
         self.peer = down.peer
         self.route: Route
@@ -119,9 +120,12 @@ class Account:
         patience = self._head.patience
         priority = tenant = 0
         if gate.stated.is_needed:
-            said, priority, tenant = gate.stated.read(self._head.fields)
+            said, priority, tenant, proxied = gate.stated.read(self._head.fields)
             if said is not None and (patience is None or said < patience):
                 patience = said
+            if proxied and gate.proxied is not None:
+                self._is_proxied = True
+                gate.proxied.enter(now)
         cost = 1.0
         if route.hints and gate.hints is not None:
             hints = gate.hints.read(self._upload.first_bytes(), grpc=self._head.grpc)
@@ -199,6 +203,8 @@ class Account:
                     self.usage = gate.usages[self.protocol].learn(self.route.model, now)
             elif outcome in _TURNED_AWAY:
                 ticket.usage.rejected_demand_seconds += ticket.usage.service_s
+            if self._is_proxied and gate.proxied is not None:
+                gate.proxied.leave(now)
         gate.active -= 1
         gate.hooks.ended(self)
         if started:

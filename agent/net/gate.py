@@ -15,6 +15,7 @@ from agent.policy.classify import Classifier
 from agent.policy.stated import Reader
 from agent.policy.usage import UsageTable
 from agent.scale.page import LoadPage
+from agent.scale.stat import Proxied
 from agent.wire.hints import HintReader
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class Gate:
 
     `connections` holds the clients' connections, `active` counts the exchanges that have begun and not ended, bypassing
     ones included. `closing` tells connections to end after the reply in hand. `queued_body` bounds, in bytes, what is
-    read of the body of a request that is not yet dispatched.
+    read of the body of a request that is not yet dispatched. `proxied` counts what came through Knative's activator,
+    where Knative is to be told.
     """
 
     __slots__ = (
@@ -44,6 +46,7 @@ class Gate:
         "idle",
         "load",
         "max_connections",
+        "proxied",
         "queued_body",
         "replies",
         "retry_stale",
@@ -63,6 +66,7 @@ class Gate:
         hints: HintReader | None,
         usages: Mapping[str, UsageTable],
         load: LoadPage,
+        proxied: Proxied | None,
         hooks: Hooks,
         replies: Replies,
         queued_body: int,
@@ -76,6 +80,7 @@ class Gate:
         self.hints = hints
         self.usages = usages
         self.load = load
+        self.proxied = proxied
         self.hooks = hooks
         self.replies = replies
         self.queued_body = queued_body

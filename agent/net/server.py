@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import resource
 import signal
 import socket
@@ -30,6 +31,7 @@ from agent.policy.classify import Classifier
 from agent.policy.stated import Reader
 from agent.policy.usage import UsageTable
 from agent.scale import page
+from agent.scale.stat import Proxied
 from agent.settings import Settings
 from agent.values import Address, Listen
 from agent.wire.hints import HintReader
@@ -38,6 +40,7 @@ from agent.wire.stream import Bounds
 
 if TYPE_CHECKING:
     from agent.admin.app import Admin
+    from agent.scale.knative import KnativeStats
 
 # Descriptors that are not for clients: listeners, the admin port, logs, dials that fail.
 _RESERVED_DESCRIPTORS = 64
@@ -59,21 +62,19 @@ class Server:
         self.usages = {protocol: UsageTable(names, now, protocol) for protocol in ("http", "grpc")}
         self.admission = admission_of(settings)
         self.load = page.LoadPage(self.admission, self.usages, self.counters, now)
-        observers: list[Observer] = [self.counters]
-        if settings.access_log is not Mode.OFF:
-            observers.append(AccessLog(settings.access_log, partial(print, end="", flush=True), time.time() - now))
+        self.proxied = Proxied(now) if settings.knative_metrics else None
+        observers = _observers_of(settings, self.counters, now)
         shared = Shared(partial(logs.failure, "connection failed"))
         self.gate = Gate(
             loop=loop,
             shared=shared,
             admission=self.admission,
-            classifier=Classifier(
-                admit_unknown=settings.unknown_route == "admit", page=page.PATH if settings.load_page else b""
-            ),
+            classifier=_classifier_of(settings),
             stated=_reader_of(settings),
             hints=HintReader(frozenset(settings.v2_hints)) if settings.v2_hints else None,
             usages=self.usages,
             load=self.load,
+            proxied=self.proxied,
             hooks=Hooks(observers, partial(logs.failure, "observer dropped")),
             replies=Replies(settings.overload_status),
             queued_body=settings.queued_body,
@@ -97,19 +98,21 @@ class Server:
         self._ticker: asyncio.TimerHandle | None = None
         self._listeners: list[asyncio.Server] = []
         self._admin: Admin | None = None
+        self._knative: KnativeStats | None = None
         self.addresses: list[str] = []
-        self.admin_address = ""
+        self.admin_address = self.knative_address = ""
 
     async def start(self) -> None:
         """Listen. Raises OSError, naming the address, when one is taken; then nothing is left listening."""
         sockets: list[socket.socket] = []
         try:
-            for listen in [*(route.listen for route in self.settings.routes), self.settings.admin]:
+            for listen in self.settings.listens:
                 sockets.append(_bind(listen))  # noqa: PERF401 - those bound so far must be closed when one fails
         except OSError:
             for sock in sockets:
                 sock.close()
             raise
+        knative = sockets.pop() if self.proxied is not None else None
         *data, admin = sockets
         for sock, (http1, http2) in zip(data, self._ways, strict=True):
             factory = partial(Arrival, self.gate, self._limits, self._bounds, http1, http2)
@@ -119,6 +122,11 @@ class Server:
         # aiohttp takes 0.15 s to import; in a thread, the data port answers meanwhile.
         self._admin = (await asyncio.to_thread(_load_admin))(self)
         await self._admin.start(admin)
+        if self.proxied is not None and knative is not None:
+            load_stats = await asyncio.to_thread(_load_knative)
+            self._knative = load_stats(self.load, self.proxied, os.environ, monotonic())
+            await self._knative.start(knative)
+            self.knative_address = _name(knative)
         self.addresses = [_name(sock) for sock in data]
         self.admin_address = _name(admin)
         logs.event(
@@ -127,6 +135,7 @@ class Server:
             listen=self.addresses,
             upstream=[route.upstream for route in self.settings.routes],
             admin=self.admin_address,
+            knative=self.knative_address or None,
             limit=self.admission.limit,
             queue=self.settings.queue,
         )
@@ -142,8 +151,9 @@ class Server:
             connection.close()
         for pool in self.pools:
             pool.close()
-        if self._admin is not None:
-            await self._admin.stop()
+        for part in (self._admin, self._knative):
+            if part is not None:
+                await part.stop()
 
     @property
     def connections(self) -> set[ClientConnection]:
@@ -160,11 +170,24 @@ class Server:
 
     def _tick(self) -> None:
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
-        self.load.tick(monotonic())
+        now = monotonic()
+        self.load.tick(now)
+        if self._knative is not None:
+            self._knative.tick(now)
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
             listener.close()
+
+
+def _observers_of(settings: Settings, counters: Counters, now: float) -> list[Observer]:
+    if settings.access_log is Mode.OFF:
+        return [counters]
+    return [counters, AccessLog(settings.access_log, partial(print, end="", flush=True), time.time() - now)]
+
+
+def _classifier_of(settings: Settings) -> Classifier:
+    return Classifier(admit_unknown=settings.unknown_route == "admit", page=page.PATH if settings.load_page else b"")
 
 
 def _reader_of(settings: Settings) -> Reader:
@@ -172,6 +195,7 @@ def _reader_of(settings: Settings) -> Reader:
         deadline=settings.deadline_header.encode(),
         priority=settings.priority_header.encode(),
         tenant=settings.tenant_header.encode(),
+        activator=settings.knative_metrics is not None,
     )
 
 
@@ -179,6 +203,12 @@ def _load_admin() -> "type[Admin]":
     from agent.admin.app import Admin  # noqa: PLC0415
 
     return Admin
+
+
+def _load_knative() -> "type[KnativeStats]":
+    from agent.scale.knative import KnativeStats  # noqa: PLC0415
+
+    return KnativeStats
 
 
 def _bind(listen: Listen) -> socket.socket:

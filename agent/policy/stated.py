@@ -1,4 +1,4 @@
-"""What a request says of itself in header fields that the settings name: its deadline, its priority, its tenant."""
+"""What a request says of itself in header fields: those that the settings name, and who has passed it on."""
 
 import re
 from collections.abc import Sequence
@@ -12,11 +12,15 @@ _PRIORITY = re.compile(rb"[0-9]{1,4}")
 
 
 class Said(NamedTuple):
-    """`patience` is seconds or None, `priority` V2's (1 is the highest, 0 none), `tenant` a number, 0 for none."""
+    """`patience` is seconds or None, `priority` V2's (1 is the highest, 0 none), `tenant` a number, 0 for none.
+
+    `proxied` says that it came through Knative's activator, which counts it too.
+    """
 
     patience: float | None
     priority: int
     tenant: int
+    proxied: bool
 
 
 def read_patience(value: bytes) -> float | None:
@@ -26,20 +30,26 @@ def read_patience(value: bytes) -> float | None:
 
 
 class Reader:
-    """Reads the named fields; names are lower case, b"" reads none. Tenants are hashed: no label ever names them."""
+    """Reads the named fields; names are lower case, b"" reads none. Tenants are hashed: no label ever names them.
+
+    `activator` looks for what came through Knative's activator.
+    """
 
     __slots__ = ("_deadline", "_priority", "_tenant", "is_needed")
 
-    def __init__(self, *, deadline: bytes = b"", priority: bytes = b"", tenant: bytes = b"") -> None:
+    def __init__(
+        self, *, deadline: bytes = b"", priority: bytes = b"", tenant: bytes = b"", activator: bool = False
+    ) -> None:
         self._deadline = deadline
         self._priority = priority
         self._tenant = tenant
-        self.is_needed = bool(deadline or priority or tenant)
+        self.is_needed = bool(deadline or priority or tenant or activator)
 
     def read(self, fields: Sequence[tuple[bytes, bytes]]) -> Said:
         """What the fields say; what is malformed says nothing."""
         patience: float | None = None
         priority = tenant = 0
+        proxied = False
         for name, value in fields:
             name = name.lower()
             if name == self._deadline:
@@ -48,4 +58,6 @@ class Reader:
                 priority = int(value)
             elif name == self._tenant and value:
                 tenant = crc32(value) or 1
-        return Said(patience, priority, tenant)
+            elif name == b"k-proxy-request":
+                proxied = value == b"activator"
+        return Said(patience, priority, tenant, proxied)

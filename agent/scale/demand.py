@@ -116,6 +116,11 @@ class Meter:
         """Take a reading, once a second; the oldest makes room."""
         self._readings.append(reading)
 
+    def last_second(self) -> Demand:
+        """The demand between the last two readings that were kept."""
+        readings = self._readings
+        return between(readings[max(0, len(readings) - 2)], readings[-1])
+
     def over(self, seconds: float, latest: Reading) -> Demand:
         """The demand in the last `seconds` before `latest`, or for as long as there are readings.
 

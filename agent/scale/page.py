@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from math import isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agent.observe.counters import Counters
 from agent.policy.admission import Admission
@@ -105,7 +105,9 @@ class LoadPage:
 
     __slots__ = ("_admission", "_built", "_built_at", "_counters", "_meter", "_started", "_usages")
 
-    def __init__(self, admission: Admission, usages: Mapping[str, UsageTable], counters: Counters, now: float) -> None:
+    def __init__(
+        self, admission: Admission[Any], usages: Mapping[str, UsageTable], counters: Counters, now: float
+    ) -> None:
         self._admission = admission
         self._usages = usages
         self._counters = counters
@@ -122,6 +124,10 @@ class LoadPage:
     def tick(self, now: float) -> None:
         """A second has passed."""
         self._meter.keep(self.reading(now))
+
+    def last_second(self) -> Demand:
+        """The demand between the last two ticks."""
+        return self._meter.last_second()
 
     def load(self, seconds: float, now: float) -> Load:
         """The load, with the demand over the last `seconds`."""

@@ -4,7 +4,7 @@ import pytest
 
 from agent.policy.stated import Reader, Said, read_patience
 
-NOTHING = Said(None, 0, 0)
+NOTHING = Said(None, 0, 0, False)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,12 @@ def test_without_names_nothing_is_read() -> None:
     assert not reader.is_needed
     assert reader.read([(b"x-timeout", b"1")]) == NOTHING
     assert Reader(tenant=b"t").is_needed
+
+
+@pytest.mark.parametrize(
+    ("value", "proxied"), [(b"activator", True), (b"Activator", False), (b"activator ", False), (b"", False)]
+)
+def test_what_came_through_knatives_activator_says_so(value: bytes, *, proxied: bool) -> None:
+    reader = Reader(activator=True)
+    assert reader.is_needed
+    assert reader.read([(b"K-Proxy-Request", value)]) == NOTHING._replace(proxied=proxied)
