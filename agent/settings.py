@@ -138,6 +138,13 @@ class Settings:
         "where Knative's autoscaler scrapes this pod, as in queue-proxy's place: 0.0.0.0:9090; not served if empty",
         form="HOST:PORT",
     )
+    orca: str = _knob(
+        "orca",
+        "off",
+        values.choice("off", "asked", "always"),
+        "whether answers to inference carry the load for load balancers (ORCA): to those who ask for it, or to all",
+        form="off|asked|always",
+    )
     timeout: float = _knob(
         "timeout", "0", values.duration(0, 86400), "bound on a whole exchange, answer included; 0 is none", form="DUR"
     )

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 STDLIB = sys.stdlib_module_names
 
 LAYERS = {f"agent.{name}" for name in ("errors", "values", "settings", "logs", "wire", "policy", "observe")}
-LAYERS |= {"agent.scale.demand", "agent.scale.page", "agent.scale.stat"}
+LAYERS |= {"agent.scale.demand", "agent.scale.orca", "agent.scale.page", "agent.scale.stat"}
 
 # Package or module -> what it may import beside the standard library and itself; the first match counts. `agent` stands
 # for the package's own few lines, which hold the version.
@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.scale.page": {"agent.scale.demand", "agent.observe", "agent.policy"},
     "agent.scale.settings": {"agent.errors", "agent.settings", "agent.values"},
     "agent.scale.ledger": set(),
+    "agent.scale.orca": {"agent.scale.page"},
     "agent.scale.stat": {"agent.scale.demand"},
     "agent.scale.trigger": {"agent.scale.demand", "agent.scale.page", "agent.values"},
     "agent.scale": {"agent", "agent.logs", "aiohttp", "grpc", "protos"},
@@ -58,6 +59,7 @@ PURE = (
     "agent.observe",
     "agent.scale.demand",
     "agent.scale.ledger",
+    "agent.scale.orca",
     "agent.scale.page",
     "agent.scale.stat",
     "agent.scale.trigger",

@@ -112,6 +112,7 @@ TABLE: dict[str, Texts] = {
         ("off", "127.0.0.1", ":80"),
         "PORT or HOST:PORT",
     ),
+    "--orca": Texts("off", {"asked": "asked", "always": "always"}, ("", "on", "true"), "one of off, asked, always"),
     "--timeout": Texts(0.0, {"0": 0.0, "0s": 0.0, "2m": 120.0}, (*NOT_DURATIONS, "25h"), "from 0s to 86400s"),
     "--overload-status": Texts(503, {"503": 503, "429": 429}, ("", "500", "503 ", "x"), "one of 503, 429"),
     "--unknown-route": Texts("bypass", {"bypass": "bypass", "admit": "admit"}, ("", "queue"), "one of bypass, admit"),

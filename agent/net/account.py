@@ -120,12 +120,14 @@ class Account:
         patience = self._head.patience
         priority = tenant = 0
         if gate.stated.is_needed:
-            said, priority, tenant, proxied = gate.stated.read(self._head.fields)
+            said, priority, tenant, proxied, form = gate.stated.read(self._head.fields)
             if said is not None and (patience is None or said < patience):
                 patience = said
             if proxied and gate.proxied is not None:
                 self._is_proxied = True
                 gate.proxied.enter(now)
+            if gate.orca is not None and self._down is not None:
+                self._down = gate.orca.client(self._down, form, grpc=self._head.grpc)
         cost = 1.0
         if route.hints and gate.hints is not None:
             hints = gate.hints.read(self._upload.first_bytes(), grpc=self._head.grpc)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.errors import Outcome
 from agent.net.connection import ClientConnection, Shared
+from agent.net.orca import Orca
 from agent.net.replies import Replies
 from agent.observe.hooks import Hooks
 from agent.policy.admission import RUNNING, Admission, Ticket
@@ -28,7 +29,7 @@ class Gate:
     `connections` holds the clients' connections, `active` counts the exchanges that have begun and not ended, bypassing
     ones included. `closing` tells connections to end after the reply in hand. `queued_body` bounds, in bytes, what is
     read of the body of a request that is not yet dispatched. `proxied` counts what came through Knative's activator,
-    where Knative is to be told.
+    where Knative is to be told, and `orca` puts the load beside answers, where that is wanted.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class Gate:
         "idle",
         "load",
         "max_connections",
+        "orca",
         "proxied",
         "queued_body",
         "replies",
@@ -67,6 +69,7 @@ class Gate:
         usages: Mapping[str, UsageTable],
         load: LoadPage,
         proxied: Proxied | None,
+        orca: Orca | None,
         hooks: Hooks,
         replies: Replies,
         queued_body: int,
@@ -81,6 +84,7 @@ class Gate:
         self.usages = usages
         self.load = load
         self.proxied = proxied
+        self.orca = orca
         self.hooks = hooks
         self.replies = replies
         self.queued_body = queued_body

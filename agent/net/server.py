@@ -21,6 +21,7 @@ from agent.net.http1_upstream import Http1Pool
 from agent.net.http2_downstream import BULK_WINDOW
 from agent.net.http2_upstream import Http2Pool
 from agent.net.live import LiveSettings, admission_of
+from agent.net.orca import Orca
 from agent.net.replies import Replies
 from agent.net.sides import Pool
 from agent.net.sweep import Sweeper
@@ -75,6 +76,7 @@ class Server:
             usages=self.usages,
             load=self.load,
             proxied=self.proxied,
+            orca=None if settings.orca == "off" else Orca(self.load, always=settings.orca == "always"),
             hooks=Hooks(observers, partial(logs.failure, "observer dropped")),
             replies=Replies(settings.overload_status),
             queued_body=settings.queued_body,
@@ -196,6 +198,7 @@ def _reader_of(settings: Settings) -> Reader:
         priority=settings.priority_header.encode(),
         tenant=settings.tenant_header.encode(),
         activator=settings.knative_metrics is not None,
+        load=settings.orca != "off",
     )
 
 

@@ -5,6 +5,7 @@ Whatever breaks a rule is malformed and goes no further: an HTTP/1.1 server behi
 """
 
 import re
+from typing import Self
 
 from agent.errors import Fault, Outcome
 from agent.wire import grpc
@@ -69,6 +70,12 @@ class Http2Response(ResponseHead):
         self.block = b""
         self.grpc_status = NO_STATUS
 
+    def plus(self, field: Field) -> Self:
+        """The same head with one more field at its end."""
+        head = super().plus(field)
+        head.block = self.block + literal(field)
+        return head
+
 
 class Trailers:
     """A trailer section: its fields, its encoded form, and the gRPC status in it or NO_STATUS."""
@@ -79,6 +86,10 @@ class Trailers:
         self.fields = fields
         self.block = block
         self.grpc_status = grpc_status
+
+    def plus(self, field: Field) -> "Trailers":
+        """The same section with one more field at its end."""
+        return Trailers([*self.fields, field], self.block + literal(field), self.grpc_status)
 
 
 def size_of(fields: list[Field]) -> int:

@@ -6,6 +6,8 @@ hop-by-hop ones are removed (RFC 9110 section 7.6.1) and nothing is added but wh
 """
 
 import re
+from copy import copy
+from typing import Self
 
 from agent.errors import Fault, Outcome
 
@@ -332,6 +334,13 @@ class ResponseHead(Head):
         if _REASON.fullmatch(self.reason) is None:
             return Fault(Outcome.UPSTREAM_INVALID, "control character in the reason phrase")
         return None
+
+    def plus(self, field: tuple[bytes, bytes]) -> Self:
+        """The same head with one more field at its end; heads are shared, so it is another object."""
+        head = copy(self)
+        head.fields = [*self.fields, field]
+        head._forwarded = {}
+        return head
 
     def serialize(self, *, chunked: bool, close: bool) -> bytes:
         """The head for the client. `chunked` frames the body in chunks, `close` announces that the connection ends."""

@@ -4,7 +4,7 @@ import pytest
 
 from agent.policy.stated import Reader, Said, read_patience
 
-NOTHING = Said(None, 0, 0, False)
+NOTHING = Said(None, 0, 0, proxied=False, form=b"")
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,9 @@ def test_what_came_through_knatives_activator_says_so(value: bytes, *, proxied: 
     reader = Reader(activator=True)
     assert reader.is_needed
     assert reader.read([(b"K-Proxy-Request", value)]) == NOTHING._replace(proxied=proxied)
+
+
+def test_the_form_in_which_the_load_is_asked_for() -> None:
+    reader = Reader(load=True)
+    assert reader.is_needed
+    assert reader.read([(b"Endpoint-Load-Metrics-Format", b"TEXT")]) == NOTHING._replace(form=b"text")

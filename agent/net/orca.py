@@ -1,0 +1,111 @@
+"""Puts the server's load beside answers (scale.orca), between an exchange and its client.
+
+An exchange that reports gets a client of this kind in place of its own, so one that does not pays nothing.
+"""
+
+from time import monotonic
+
+from agent.errors import Outcome
+from agent.net.sides import Client
+from agent.scale.orca import FORMS, HEADER, TEXT, TRAILER, Reporter
+from agent.scale.page import LoadPage, Page
+from agent.wire.fields import Trailers
+from agent.wire.head import NO_STATUS, ResponseHead
+
+
+class Orca:
+    """Decides who gets a report: with `always` everybody, else those who ask for it."""
+
+    __slots__ = ("_always", "_reporter")
+
+    def __init__(self, page: LoadPage, *, always: bool) -> None:
+        self._reporter = Reporter(page)
+        self._always = always
+
+    def client(self, down: Client, asked: bytes, *, grpc: bool) -> Client:
+        """The client to answer; `asked` is the form that it asks for, in lower case, or what is none."""
+        if asked not in FORMS:
+            if not self._always:
+                return down
+            asked = TEXT
+        return _Reporting(down, self._reporter, asked, grpc=grpc)
+
+
+class _Reporting:
+    """A client whose answer carries the report: in the head over HTTP, in the trailers of a gRPC call.
+
+    Where the predictor has put a report of its own there, that one stays.
+    """
+
+    __slots__ = ("_down", "_form", "_grpc", "_reporter")
+
+    def __init__(self, down: Client, reporter: Reporter, form: bytes, *, grpc: bool) -> None:
+        self._down = down
+        self._reporter = reporter
+        self._form = form
+        self._grpc = grpc
+
+    @property
+    def protocol(self) -> str:
+        return self._down.protocol
+
+    @property
+    def peer(self) -> str:
+        return self._down.peer
+
+    @property
+    def congested(self) -> bool:
+        return self._down.congested
+
+    def start(self, head: ResponseHead, end: bool) -> None:
+        # A gRPC answer that is a head alone has its trailers in it.
+        if not self._grpc:
+            if not _has_report(head.fields):
+                head = head.plus((HEADER, self._reporter.header(self._form, monotonic())))
+        elif end and head.grpc_status != NO_STATUS and not _has_report(head.fields):
+            head = head.plus((TRAILER, self._reporter.trailer(monotonic())))
+        self._down.start(head, end)
+
+    def finish(self, trailers: Trailers) -> None:
+        if self._grpc and not _has_report(trailers.fields):
+            trailers = trailers.plus((TRAILER, self._reporter.trailer(monotonic())))
+        self._down.finish(trailers)
+
+    # What goes through as it is
+
+    def send_continue(self) -> None:
+        self._down.send_continue()
+
+    def send_interim(self, head: ResponseHead) -> None:
+        self._down.send_interim(head)
+
+    def send_data(self, data: bytes, end: bool) -> None:
+        self._down.send_data(data, end)
+
+    def send_refusal(self, outcome: Outcome, detail: str, retry_s: float | None) -> None:
+        self._down.send_refusal(outcome, detail, retry_s)
+
+    def send_page(self, page: Page, *, bodyless: bool) -> None:
+        self._down.send_page(page, bodyless=bodyless)
+
+    def start_tunnel(self, head: ResponseHead) -> None:
+        self._down.start_tunnel(head)
+
+    def close_tunnel(self) -> None:
+        self._down.close_tunnel()
+
+    def cut(self, outcome: Outcome) -> None:
+        self._down.cut(outcome)
+
+    def pause(self, reason: int) -> None:
+        self._down.pause(reason)
+
+    def resume(self, reason: int) -> None:
+        self._down.resume(reason)
+
+    def expect_bulk(self, *, bulk: bool) -> None:
+        self._down.expect_bulk(bulk=bulk)
+
+
+def _has_report(fields: list[tuple[bytes, bytes]]) -> bool:
+    return any(name.lower() in {HEADER, TRAILER} for name, _ in fields)
