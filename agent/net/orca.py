@@ -12,15 +12,20 @@ from agent.scale.page import LoadPage, Page
 from agent.wire.fields import Trailers
 from agent.wire.head import NO_STATUS, ResponseHead
 
+# Heads that repeat are changed once for each report: 3 us a request, not 9. Bounds what others can pin.
+_MAX_HEADS = 256
+
 
 class Orca:
     """Decides who gets a report: with `always` everybody, else those who ask for it."""
 
-    __slots__ = ("_always", "_reporter")
+    __slots__ = ("_always", "_heads", "_reporter", "_values")
 
     def __init__(self, page: LoadPage, *, always: bool) -> None:
         self._reporter = Reporter(page)
         self._always = always
+        self._values: dict[bytes, bytes] = {}
+        self._heads: dict[tuple[ResponseHead, bytes], ResponseHead] = {}
 
     def client(self, down: Client, asked: bytes, *, grpc: bool) -> Client:
         """The client to answer; `asked` is the form that it asks for, in lower case, or what is none."""
@@ -28,20 +33,35 @@ class Orca:
             if not self._always:
                 return down
             asked = TEXT
-        return _Reporting(down, self._reporter, asked, grpc=grpc)
+        return _Reporting(down, self, asked, grpc=grpc)
+
+    def head(self, head: ResponseHead, name: bytes, form: bytes) -> ResponseHead:
+        """The head with the report in a field of this name, unless the predictor has put one there."""
+        values = self._reporter.values(monotonic())
+        if values is not self._values or len(self._heads) >= _MAX_HEADS:
+            self._heads.clear()
+            self._values = values
+        key = (head, form)
+        known = self._heads.get(key)
+        if known is None:
+            known = self._heads[key] = head if _has_report(head.fields) else head.plus((name, values[form]))
+        return known
+
+    def trailers(self, trailers: Trailers) -> Trailers:
+        """The same for trailers."""
+        if _has_report(trailers.fields):
+            return trailers
+        return trailers.plus((TRAILER, self._reporter.values(monotonic())[TRAILER]))
 
 
 class _Reporting:
-    """A client whose answer carries the report: in the head over HTTP, in the trailers of a gRPC call.
+    """A client whose answer carries the report: in the head over HTTP, in the trailers of a gRPC call."""
 
-    Where the predictor has put a report of its own there, that one stays.
-    """
+    __slots__ = ("_down", "_form", "_grpc", "_orca")
 
-    __slots__ = ("_down", "_form", "_grpc", "_reporter")
-
-    def __init__(self, down: Client, reporter: Reporter, form: bytes, *, grpc: bool) -> None:
+    def __init__(self, down: Client, orca: Orca, form: bytes, *, grpc: bool) -> None:
         self._down = down
-        self._reporter = reporter
+        self._orca = orca
         self._form = form
         self._grpc = grpc
 
@@ -58,18 +78,14 @@ class _Reporting:
         return self._down.congested
 
     def start(self, head: ResponseHead, end: bool) -> None:
-        # A gRPC answer that is a head alone has its trailers in it.
         if not self._grpc:
-            if not _has_report(head.fields):
-                head = head.plus((HEADER, self._reporter.header(self._form, monotonic())))
-        elif end and head.grpc_status != NO_STATUS and not _has_report(head.fields):
-            head = head.plus((TRAILER, self._reporter.trailer(monotonic())))
+            head = self._orca.head(head, HEADER, self._form)
+        elif end and head.grpc_status != NO_STATUS:  # trailers alone
+            head = self._orca.head(head, TRAILER, TRAILER)
         self._down.start(head, end)
 
     def finish(self, trailers: Trailers) -> None:
-        if self._grpc and not _has_report(trailers.fields):
-            trailers = trailers.plus((TRAILER, self._reporter.trailer(monotonic())))
-        self._down.finish(trailers)
+        self._down.finish(self._orca.trailers(trailers) if self._grpc else trailers)
 
     # What goes through as it is
 

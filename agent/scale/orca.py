@@ -73,15 +73,11 @@ class Reporter:
             numbers["application_utilization"] = round(load.demand.total / load.limit, 4)
         return Report(numbers, {"inflight": float(load.inflight), "queued": float(load.queued)})
 
-    def header(self, form: bytes, now: float) -> bytes:
-        """The value of `endpoint-load-metrics` in one of the `FORMS`."""
-        return self._fresh(now)[form]
+    def values(self, now: float) -> dict[bytes, bytes]:
+        """The value of `endpoint-load-metrics` in each of the `FORMS`, and that of `TRAILER`.
 
-    def trailer(self, now: float) -> bytes:
-        """The value of `endpoint-load-metrics-bin`."""
-        return self._fresh(now)[TRAILER]
-
-    def _fresh(self, now: float) -> dict[bytes, bytes]:
+        The same object as long as nothing new has been worked out.
+        """
         if now - self._built_at > _FRESH_S:
             report = self.report(now)
             coded = b64encode(report.protobuf())

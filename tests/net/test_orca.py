@@ -4,7 +4,10 @@ from base64 import b64decode
 
 import pytest
 
+from agent.net.orca import Orca
+from agent.wire.head import ResponseHead
 from protos.orca_load_report_pb2 import OrcaLoadReport
+from tests.fakes import FakeServer
 from tests.net.bed import OK, Bed, Opener, get, ok, post
 from tests.net.http2_bed import Http2Bed, Http2Opener
 from tests.net.http2_peers import GRPC_ANSWER, Field, framed, infer, plain_head
@@ -178,3 +181,10 @@ async def test_http2_without_grpc_has_it_in_the_head(h2bed: Http2Opener) -> None
         assert (half.value(HEADER) or b"").startswith(b"TEXT ")
         assert [name for name, _ in half.fields] == [b":status", b"x-a", HEADER]
         assert bytes(half.body) == b"ok"
+
+
+def test_heads_that_never_come_again_are_not_kept() -> None:
+    orca = Orca(FakeServer().load, always=True)
+    for _ in range(1000):
+        assert orca.head(ResponseHead(), HEADER, b"text").fields
+    assert len(orca._heads) <= 256

@@ -6,7 +6,7 @@ from base64 import b64decode
 import pytest
 from google.protobuf import json_format
 
-from agent.scale.orca import BIN, JSON, TEXT, Reporter
+from agent.scale.orca import BIN, JSON, TEXT, TRAILER, Reporter
 from protos.orca_load_report_pb2 import OrcaLoadReport
 from tests.fakes import FakeRecord, FakeServer, ManualClock
 
@@ -45,11 +45,11 @@ def test_all_forms_say_the_same() -> None:
     server.usage.rejected_demand_seconds += 12.0
     server.fake.book(FakeRecord(usage=server.usage) for _ in range(80))
     now = server.pass_a_second()
-    expected = OrcaLoadReport.FromString(b64decode(server.reporter.trailer(now), validate=True))
+    expected = OrcaLoadReport.FromString(b64decode(server.reporter.values(now)[TRAILER], validate=True))
     assert expected.application_utilization == pytest.approx(4.0)
     assert (expected.rps_fractional, expected.eps) == (80.0, 0.0)
     assert dict(expected.named_metrics) == {"inflight": 4.0, "queued": 2.0}
-    text, form, coded = (server.reporter.header(form, now) for form in (TEXT, JSON, BIN))
+    text, form, coded = (server.reporter.values(now)[form] for form in (TEXT, JSON, BIN))
     assert read_text(text) == expected
     assert form.startswith(b"JSON ")
     assert json_format.Parse(form[5:], OrcaLoadReport()) == expected
@@ -61,8 +61,8 @@ def test_all_forms_say_the_same() -> None:
 def test_without_a_limit_there_is_no_utilization() -> None:
     server = Server(limit="none")
     now = server.pass_a_second()
-    assert "application_utilization" not in json.loads(server.reporter.header(JSON, now)[5:])
-    assert dict(read_text(server.reporter.header(TEXT, now)).named_metrics) == {"inflight": 6.0, "queued": 0.0}
+    assert "application_utilization" not in json.loads(server.reporter.values(now)[JSON][5:])
+    assert dict(read_text(server.reporter.values(now)[TEXT]).named_metrics) == {"inflight": 6.0, "queued": 0.0}
 
 
 def test_it_looks_at_the_last_second_or_two() -> None:
@@ -79,7 +79,7 @@ def test_it_looks_at_the_last_second_or_two() -> None:
 def test_it_is_worked_out_ten_times_a_second_at_most() -> None:
     server = Server()
     now = server.pass_a_second()
-    first = server.reporter.header(TEXT, now)
+    first = server.reporter.values(now)[TEXT]
     server.usage.rejected_demand_seconds += 4.0
-    assert server.reporter.header(TEXT, now + 0.09) is first
-    assert server.reporter.header(TEXT, now + 0.11) != first
+    assert server.reporter.values(now + 0.09)[TEXT] is first
+    assert server.reporter.values(now + 0.11)[TEXT] != first
