@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.scale.orca": {"agent.scale.page"},
     "agent.scale.stat": {"agent.scale.demand"},
     "agent.scale.trigger": {"agent.scale.demand", "agent.scale.page", "agent.values"},
-    "agent.scale": {"agent", "agent.logs", "aiohttp", "grpc", "protos"},
+    "agent.scale": {"agent", "agent.errors", "agent.logs", "aiohttp", "grpc", "protos"},
     "agent.net.server": {"agent", "agent.net", "agent.admin", "agent.scale.knative", *LAYERS},
     "agent.net": LAYERS,
     "agent.admin": {"agent", "agent.net", "aiohttp", "grpc", "prometheus_client", "protos", *LAYERS},

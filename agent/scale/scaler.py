@@ -13,6 +13,8 @@ import grpc
 from grpc import StatusCode
 
 from agent import __version__, logs
+from agent.errors import SettingsError
+from agent.scale import settings as scaler_settings
 from agent.scale import trigger as triggers
 from agent.scale.discovery import Discovery, in_cluster
 from agent.scale.fleet import Fleet, UnknownLoadError
@@ -155,7 +157,7 @@ class Server:
         """Listen. Raises RuntimeError where the port is taken or the certificates are no good."""
         settings, address = self._settings, str(self._settings.listen)
         if settings.tls_cert:
-            self.port = self._server.add_secure_port(address, _credentials(settings))
+            self.port = self._server.add_secure_port(address, _Certificates(settings).credentials())
         else:
             self.port = self._server.add_insecure_port(address)
         await self._server.start()
@@ -166,10 +168,39 @@ class Server:
         await self._server.stop(_GRACE_S)
 
 
-def _credentials(settings: ScalerSettings) -> Any:
-    pair = (Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes())
-    roots = Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
-    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
+class _Certificates:
+    """The files of the settings, read again when they change: certificates are replaced long before they end."""
+
+    def __init__(self, settings: ScalerSettings) -> None:
+        self._settings = settings
+        self._used = self._read()
+
+    def credentials(self) -> Any:
+        """What a port is opened with."""
+        demands = bool(self._settings.tls_client_ca)
+        return grpc.dynamic_ssl_server_credentials(_configuration(self._used), self._fetch, demands)
+
+    def _fetch(self) -> Any:
+        """Called by gRPC before each handshake, from a thread of its own; None goes on with what there is."""
+        try:
+            scaler_settings.check_files(self._settings)
+            found = self._read()
+        except (OSError, SettingsError):
+            return None  # they are being replaced
+        if found == self._used:
+            return None
+        self._used = found
+        return _configuration(found)
+
+    def _read(self) -> tuple[bytes, bytes, bytes | None]:
+        settings = self._settings
+        roots = Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
+        return Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes(), roots
+
+
+def _configuration(files: tuple[bytes, bytes, bytes | None]) -> Any:
+    key, chain, roots = files
+    return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
 
 
 async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:

@@ -76,11 +76,23 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
     """What is wrong with the files together. gRPC would find out with the first client, and tell nobody."""
     problems = []
     cert, key, roots = (given.get(name) for name in ("tls_cert", "tls_key", "tls_client_ca"))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     if None not in {cert, key} and bool(cert) is not bool(key):
         problems.append("--tls-cert and --tls-key need each other")
     if roots and cert == "":
         problems.append("--tls-client-ca needs --tls-cert and --tls-key")
+    return problems + _unfit(cert, key, roots)
+
+
+def check_files(settings: ScalerSettings) -> None:
+    """Raises SettingsError where the files do not fit together now."""
+    problems = _unfit(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    if problems:
+        raise SettingsError(problems)
+
+
+def _unfit(cert: str | None, key: str | None, roots: str | None) -> list[str]:
+    problems = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     if cert and key:
         try:
             context.load_cert_chain(cert, key, password="")

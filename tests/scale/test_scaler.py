@@ -57,6 +57,10 @@ class Keda:
             await getattr(self.stub, method)(request, timeout=PATIENCE_S)
         return caught.value.code(), str(caught.value.details())
 
+    async def asked(self) -> tuple[grpc.StatusCode, str]:
+        """How a call fails that needs no agent: whether it reached the scaler shows in the text."""
+        return await self.failure(agents="127.0.0.1:1")
+
 
 class Bench:
     """Starts scalers and their clients."""
@@ -353,3 +357,15 @@ async def test_with_a_clients_authority_others_are_turned_away(bench: Bench, tmp
     assert "none of 1 agents" in (await known.failure(agents="127.0.0.1:1"))[1]
     stranger = await bench.connect(address, papers.credentials(own=False))
     assert "none of 1 agents" not in (await stranger.failure(agents="127.0.0.1:1"))[1]
+
+
+async def test_certificates_are_replaced_without_a_restart(bench: Bench, tmp_path: Path) -> None:
+    papers = Papers(tmp_path)
+    server = await bench.scaler(**papers.flags)
+    address = f"127.0.0.1:{server.port}"
+    assert "none of 1 agents" in (await (await bench.connect(address, papers.credentials(own=True))).asked())[1]
+    (tmp_path / "tls_key").write_bytes(b"half of what is being written")
+    assert "none of 1 agents" in (await (await bench.connect(address, papers.credentials(own=True))).asked())[1]
+    replaced = Papers(tmp_path)
+    assert "none of 1 agents" in (await (await bench.connect(address, replaced.credentials(own=True))).asked())[1]
+    assert "none of 1 agents" not in (await (await bench.connect(address, papers.credentials(own=True))).asked())[1]
