@@ -66,13 +66,13 @@ class Demand(NamedTuple):
         """Seconds that a request keeps its slot (Little's law); 0.0 where none was served."""
         return self.inflight / self.served if self.served else 0.0
 
-    def share(self, limit: int | None) -> float:
+    def share(self, limit: int | None) -> float | None:
         """How many replicas of this limit the demand asks for. Rounded up once, over the sum of all replicas.
 
-        What waits is to be gone in `DRAIN_S`. Without a limit there is nothing to divide by, and this is 0.0.
+        What waits is to be gone in `DRAIN_S`. Without a limit there is nothing to divide by, and this is None.
         """
         if not limit:
-            return 0.0
+            return None
         return (self.total + self.queued * self.service_s / DRAIN_S) / (limit * UTILIZATION)
 
 

@@ -31,8 +31,8 @@ def read(body: bytes) -> Said:
     numbers = json.loads(body)
     if not isinstance(numbers, dict):
         raise ValueError("not a load page")  # noqa: TRY004 - bad input, whatever it is
-    demand, replicas = _amount(numbers.get("demand")), _amount(numbers.get("replicas"))
-    return Said(demand, None if numbers.get("limit") is None else replicas)
+    replicas = numbers.get("replicas")
+    return Said(_amount(numbers.get("demand")), None if replicas is None else _amount(replicas))
 
 
 def _amount(value: object) -> float:

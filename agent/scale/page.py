@@ -79,20 +79,20 @@ class Load(NamedTuple):
 
 
 def as_json(load: Load) -> bytes:
-    """One flat object; `limit` is null where there is none."""
+    """One flat object; without a limit, it and the replicas are null, which no scaler takes for a number."""
     return json.dumps({name: _rounded(value) for name, (value, _) in load.numbers().items()}).encode()
 
 
 def as_text(load: Load) -> bytes:
-    """Prometheus text, a gauge each: a scaler reads one value and no rate."""
+    """Prometheus text, a gauge each: a scaler reads one value and no rate. What is null is left out."""
     lines = []
     for name, (value, meaning) in load.numbers().items():
-        shown = "+Inf" if value is None else repr(_rounded(value))
-        lines += [
-            f"# HELP headgate_load_{name} {meaning}",
-            f"# TYPE headgate_load_{name} gauge",
-            f"headgate_load_{name} {shown}",
-        ]
+        if value is not None:
+            lines += [
+                f"# HELP headgate_load_{name} {meaning}",
+                f"# TYPE headgate_load_{name} gauge",
+                f"headgate_load_{name} {_rounded(value)!r}",
+            ]
     return "\n".join([*lines, ""]).encode()
 
 

@@ -43,7 +43,7 @@ class Page:
         self.asked.append(request.query_string)
         if self.is_silent:
             await asyncio.Event().wait()
-        replicas = self.demand / (self.limit * 0.7) if self.limit else 0.0
+        replicas = self.demand / (self.limit * 0.7) if self.limit else None
         return web.json_response({"demand": self.demand, "replicas": replicas, "limit": self.limit})
 
 

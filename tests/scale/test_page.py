@@ -123,8 +123,11 @@ def test_without_a_limit_there_is_no_number_for_it() -> None:
     asked.pass_seconds(1)
     numbers = asked.json()
     assert numbers["limit"] is None
-    assert (numbers["inflight"], numbers["demand"], numbers["replicas"]) == (20, 20.0, 0.0)
-    assert b"headgate_load_limit +Inf\n" in asked.page.answer(b"GET", PATH, b"text/plain", asked.clock.now).body
+    assert (numbers["inflight"], numbers["demand"], numbers["replicas"]) == (20, 20.0, None)
+    text = asked.page.answer(b"GET", PATH, b"text/plain", asked.clock.now).body
+    assert b"headgate_load_demand 20.0\n" in text
+    assert b"headgate_load_limit" not in text
+    assert b"headgate_load_replicas" not in text
 
 
 def test_a_flood_of_questions_gets_what_has_been_worked_out() -> None:
