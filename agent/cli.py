@@ -10,7 +10,6 @@ from typing import NoReturn, TypeVar
 from agent import __version__
 from agent.errors import SettingsError
 from agent.settings import Knob, Settings, knobs, resolve
-from agent.values import AUTO
 
 # sysexits.h EX_USAGE, which linkerd2-proxy uses for bad settings too.
 EX_USAGE = 64
@@ -124,14 +123,7 @@ def _flags(parsed: argparse.Namespace, settings: Sequence[Knob]) -> dict[str, Se
 def _print(settings: Settings) -> None:
     import json  # noqa: PLC0415
 
-    values = asdict(settings)
-    values["routes"] = [f"{route.listen}={route.upstream}" for route in settings.routes]
-    values["admin"] = str(settings.admin)
-    values["knative_metrics"] = settings.knative_metrics and str(settings.knative_metrics)
-    values["limit"] = "auto" if settings.limit == AUTO else settings.limit
-    values["model_limits"] = {name: "auto" if bound == AUTO else bound for name, bound in settings.model_limits}
-    values["model_deadlines"] = dict(settings.model_deadlines)
-    print(json.dumps(values, indent=2))
+    print(json.dumps(settings.shown(), indent=2))
 
 
 def _run(settings: Settings, again: Callable[[], Settings]) -> int:

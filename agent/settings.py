@@ -5,14 +5,15 @@ found before anything starts and are reported together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent import values
+from agent.contradictions import contradictions
 from agent.errors import SettingsError
 from agent.observe.accesslog import Mode
-from agent.values import AUTO, Address, Listen, Route
+from agent.values import AUTO, Listen, Page, Route
 
 # What `--live-settings` may hold: settings that can change while requests are served.
 LIVE = ("limit", "model_limits", "queue", "queue_bytes", "deadline", "model_deadlines")
@@ -223,6 +224,26 @@ class Settings:
         "which exchanges to log on standard output",
         form="off|errors|all",
     )
+    merge_metrics: tuple[Page, ...] = _knob(
+        "merge-metrics",
+        "",
+        values.page,
+        "show the metrics of this page on /metrics too (repeatable)",
+        form="URL",
+        repeat=True,
+    )
+
+    def shown(self) -> dict[str, object]:
+        """As people write them."""
+        return asdict(self) | {
+            "routes": [f"{route.listen}={route.upstream}" for route in self.routes],
+            "admin": str(self.admin),
+            "knative_metrics": self.knative_metrics and str(self.knative_metrics),
+            "limit": "auto" if self.limit == AUTO else self.limit,
+            "model_limits": {name: "auto" if bound == AUTO else bound for name, bound in self.model_limits},
+            "model_deadlines": dict(self.model_deadlines),
+            "merge_metrics": [str(page) for page in self.merge_metrics],
+        }
 
     @property
     def listens(self) -> list[Listen]:
@@ -269,7 +290,7 @@ def resolve(flags: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> Setti
     path = [env.get("HEADGATE_LIVE_SETTINGS", ""), *flags.get("live_settings", ())][-1]
     live = _read_live(path, problems) if path else {}
     given, wrong = gather(Settings, flags, env, live, path)
-    problems += wrong + _contradictions(given)
+    problems += wrong + contradictions(given)
     if problems:
         raise SettingsError(problems)
     return Settings(**given)
@@ -326,69 +347,3 @@ def _read_live(path: str, problems: list[str]) -> dict[str, list[str]]:
             else:
                 problems.append(f"{path}: {line!r} is not accepted: expected NAME=VALUE with one of {', '.join(names)}")
     return found
-
-
-def _contradictions(given: Mapping[str, Any]) -> list[str]:
-    """Settings that are accepted one by one and cannot hold together."""
-    problems = []
-    listens = [route.listen for route in given.get("routes", ())]
-    listens += [given[name] for name in ("admin", "knative_metrics") if given.get(name)]
-    for index, one in enumerate(listens):
-        if one.port and any(_collide(one, other) for other in listens[:index]):
-            problems.append(
-                f"port {one.port} is listened on twice (--route, --admin and --knative-metrics need ports of their own)"
-            )
-    problems += [
-        f"--route {route.listen}={route.upstream} forwards to a port that the agent itself listens on"
-        for route in given.get("routes", ())
-        if any(_is_loop(address, other) for address in route.addresses for other in listens)
-    ]
-    limit = given.get("limit")
-    names = [name for name, _ in given.get("model_limits", ())]
-    problems += [f"--model-limit names {name!r} twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    if limit:
-        problems += [
-            f"--model-limit {name}={bound} is above --limit {limit}"
-            for name, bound in given.get("model_limits", ())
-            if bound > limit
-        ]
-    patiences = [name for name, _ in given.get("model_deadlines", ())]
-    problems += [
-        f"--model-deadline names {name!r} twice" for name in sorted({n for n in patiences if patiences.count(n) > 1})
-    ]
-    if given.get("policy") == "fifo":
-        problems += _meaningless(given)
-    queue_bytes, queued_body = given.get("queue_bytes"), given.get("queued_body")
-    if queue_bytes is not None and queued_body is not None and queued_body > queue_bytes:
-        problems.append(f"--queued-body {queued_body} is above --queue-bytes {queue_bytes}")
-    return problems
-
-
-def _meaningless(given: Mapping[str, Any]) -> list[str]:
-    """What `--policy fifo` cannot do."""
-    problems = []
-    if given.get("limit") == AUTO or any(bound == AUTO for _, bound in given.get("model_limits", ())):
-        problems.append("--policy fifo needs a --limit that is a number or none (auto searches with --policy deadline)")
-    problems += [
-        f"--v2-hints {name} needs --policy deadline" for name in given.get("v2_hints", ()) if name != "timeout"
-    ]
-    problems += [
-        f"--{name.replace('_', '-').removesuffix('s')} needs --policy deadline"
-        for name in ("model_deadlines", "deadline_header", "priority_header", "tenant_header")
-        if given.get(name)
-    ]
-    return problems
-
-
-def _collide(one: Listen, other: Listen) -> bool:
-    wild = {"0.0.0.0", "::"}
-    return one.port == other.port and (one.host == other.host or one.host in wild or other.host in wild)
-
-
-def _is_loop(upstream: Address, other: Listen) -> bool:
-    if upstream.path:
-        return False
-    is_local = upstream.host.startswith("127.") or upstream.host == "::1"
-    return upstream.port == other.port and (
-        upstream.host == other.host or (is_local and other.host in {"0.0.0.0", "::"})
-    )

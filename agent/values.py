@@ -23,6 +23,16 @@ class Address(NamedTuple):
         return f"{scheme}+unix:{self.path}" if self.path else f"{scheme}://{_bracketed(self.host)}:{self.port}"
 
 
+class Page(NamedTuple):
+    """A page to GET over HTTP/1.1."""
+
+    address: Address
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.address.url('http')}{self.path}"
+
+
 class Listen(NamedTuple):
     """Where the agent listens; port 0 takes a free one."""
 
@@ -222,6 +232,19 @@ def _upstream(text: str) -> tuple[str, Address]:
     host = tcp[2].removeprefix("[").removesuffix("]")
     # `localhost` resolves to ::1 first where predictors listen on IPv4 alone.
     return tcp[1], Address("127.0.0.1" if host == "localhost" else host, int(tcp[3]))
+
+
+_PAGE = re.compile(r"(http://[^/?#]*)(/[\x21\x22\x24-\x7e]*)")
+
+
+def page(text: str) -> Page:
+    """A page to GET: http://HOST:PORT/PATH."""
+    match = _PAGE.fullmatch(text)
+    host, path = match.groups() if match else ("", "")
+    try:
+        return Page(_upstream(host)[1], path)
+    except ValueError:
+        raise ValueError("http://HOST:PORT/PATH, such as http://127.0.0.1:8002/metrics") from None
 
 
 def route(text: str) -> Route:

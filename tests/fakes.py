@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import Fault, Outcome
+from agent.net.pulse import Pulse
 from agent.net.server import admission_of
 from agent.observe.counters import Counters
 from agent.policy.classify import Kind, Route
@@ -98,6 +99,7 @@ class FakeRecord:
     ended: float = 1000.0
     bytes_in: int = 0
     bytes_out: int = 0
+    is_retry: bool = False
     method: bytes = b"POST"
     target: bytes = b"/v2/models/m/infer"
     peer: str = "192.0.2.1:5000"
@@ -129,6 +131,7 @@ class FakeServer:
         self.usages = {protocol: UsageTable(names, now, protocol) for protocol in ("http", "grpc")}
         self.admission = admission_of(self.settings)
         self.load = LoadPage(self.admission, self.usages, self.counters, now)
+        self.pulse = Pulse(self.admission, self.usages, self.counters)
         self.gate = FakeGate()
         self.connections: set[object] = set()
         self.pools = [FakePool()]

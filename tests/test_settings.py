@@ -10,7 +10,7 @@ import agent
 from agent.errors import SettingsError
 from agent.observe.accesslog import Mode
 from agent.settings import Knob, Settings, knobs, resolve
-from agent.values import AUTO, Address, Listen, Route
+from agent.values import AUTO, Address, Listen, Page, Route
 
 KNOBS = {knob.flag: knob for knob in knobs()}
 ROUTE = "8080=http://127.0.0.1:9000"
@@ -132,6 +132,25 @@ TABLE: dict[str, Texts] = {
     ),
     "--log-level": Texts("info", {"debug": "debug", "error": "error"}, ("", "INFO", "fatal"), "one of debug, info"),
     "--access-log": Texts(Mode.ERRORS, {"off": Mode.OFF, "all": Mode.ALL}, ("", "none"), "one of off, errors, all"),
+    "--merge-metrics": Texts(
+        (),
+        {
+            "http://127.0.0.1:8002/metrics": Page(Address("127.0.0.1", 8002), "/metrics"),
+            "http://localhost:80/": Page(Address("127.0.0.1", 80), "/"),
+            "http://[::1]:8002/m?format=text": Page(Address("::1", 8002), "/m?format=text"),
+        },
+        (
+            "127.0.0.1:8002/metrics",
+            "https://127.0.0.1:8002/metrics",
+            "h2c://127.0.0.1:8002/metrics",
+            "http://127.0.0.1:8002",
+            "http://127.0.0.1/metrics",
+            "http://u@127.0.0.1:8002/metrics",
+            "http://127.0.0.1:8002/metrics#x",
+            "http://127.0.0.1:70000/metrics",
+        ),
+        "http://HOST:PORT/PATH",
+    ),
 }
 
 GOOD = [(flag, text, value) for flag, texts in TABLE.items() for text, value in texts.good.items()]
@@ -330,6 +349,18 @@ CONTRADICTIONS = {
         "--model-deadline needs --policy deadline",
     ),
     "a model with two deadlines": ({"--model-deadline": ["m=1s", "m=2s"]}, "--model-deadline names 'm' twice"),
+    "metrics of itself": (
+        {"--merge-metrics": ["http://localhost:8481/metrics"]},
+        "--merge-metrics http://127.0.0.1:8481/metrics is a page of the agent itself",
+    ),
+    "metrics of its own data port": (
+        {"--merge-metrics": ["http://127.0.0.1:8080/metrics"]},
+        "--merge-metrics http://127.0.0.1:8080/metrics is a page of the agent itself",
+    ),
+    "a page of metrics twice": (
+        {"--merge-metrics": ["http://localhost:8002/metrics", "http://127.0.0.1:8002/metrics"]},
+        "--merge-metrics names http://127.0.0.1:8002/metrics twice",
+    ),
     "a model with two limits": ({"--model-limit": ["m=1", "m=2"]}, "--model-limit names 'm' twice"),
     "a body above the queue's bytes": (
         {"--queued-body": ["128KiB"], "--queue-bytes": ["64KiB"]},

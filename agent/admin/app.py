@@ -1,4 +1,4 @@
-"""The admin port: /metrics /healthz /readyz /wait-for-drain /debug/state, GET only, and grpc.health.v1."""
+"""The admin port: /metrics /healthz /readyz /wait-for-drain /status /debug/state, GET only, and grpc.health.v1."""
 
 import asyncio
 import socket
@@ -6,12 +6,13 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from agent import __version__
 from agent.admin.exposition import Exposition
 from agent.admin.health import Door, HealthPort
+from agent.admin.merge import MERGING, Merged, Merger
+from agent.admin.status import Status
 from agent.errors import Outcome
 from agent.net.drain import Stage
 from agent.scale.page import PATH
@@ -25,14 +26,17 @@ class Admin:
 
     def __init__(self, server: "Server") -> None:
         self._server = server
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(Exposition(server))
+        self._exposition = Exposition(server)
+        self._merger = Merger(server.settings.merge_metrics)
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/wait-for-drain", self._wait_for_drain, allow_head=False)
         app.router.add_get("/debug/state", self._state)
+        status = Status(server)
+        app.router.add_get("/status", status.page)
+        app.router.add_get("/status/events", status.events, allow_head=False)
         app.router.add_get(PATH.decode(), self._load)
         # handler_cancellation: a kubelet that gives up on /wait-for-drain leaves no coroutine behind.
         self._listener: asyncio.Server | None = None
@@ -53,11 +57,20 @@ class Admin:
             self._listener.close()
         for port in list(self._health):
             port.close()
+        await self._merger.close()
         await self._runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
+        accept = request.headers.get("Accept", "")
+        merged = Merged([], [])
+        if self._merger.has_pages and MERGING not in request.headers:
+            # What predictors say is seldom good OpenMetrics, so it is told, with ours, in the format that forgives.
+            accept, merged = "", await self._merger.merged()
+        _, content_type = choose_encoder(accept)
+        text = self._exposition.text(
+            openmetrics=content_type.startswith("application/openmetrics-text"), pages=merged.pages
+        )
+        return web.Response(body=text.encoded(merged.lines), headers={"Content-Type": content_type})
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

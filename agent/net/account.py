@@ -18,8 +18,6 @@ from agent.wire.head import NO_STATUS, RequestHead, ResponseHead
 
 RUNNING = admission.RUNNING
 SERVED = Outcome.SERVED
-# Demand that is there and was not met.
-_TURNED_AWAY = frozenset({Outcome.QUEUE_FULL, Outcome.DEADLINE, Outcome.OVERLOAD, Outcome.EXPIRED})
 
 
 class Account:
@@ -85,6 +83,10 @@ class Account:
     @property
     def target(self) -> bytes:
         return self._head.target
+
+    @property
+    def is_retry(self) -> bool:
+        return self._head.is_retry
 
     @property
     def is_over(self) -> bool:
@@ -203,8 +205,6 @@ class Account:
                 # A gRPC answer is HTTP's 200 whatever it says.
                 if self.grpc_status == 0 or (self.grpc_status == NO_STATUS and self.status != 404):
                     self.usage = gate.usages[self.protocol].learn(self.route.model, now)
-            elif outcome in _TURNED_AWAY:
-                ticket.usage.rejected_demand_seconds += ticket.usage.service_s
             if self._is_proxied and gate.proxied is not None:
                 gate.proxied.leave(now)
         gate.active -= 1

@@ -22,6 +22,7 @@ from agent.net.http2_downstream import BULK_WINDOW
 from agent.net.http2_upstream import Http2Pool
 from agent.net.live import LiveSettings, admission_of
 from agent.net.orca import Orca
+from agent.net.pulse import Pulse
 from agent.net.replies import Replies
 from agent.net.sides import Pool
 from agent.net.sweep import Sweeper
@@ -65,7 +66,7 @@ class Server:
         self.load = page.LoadPage(self.admission, self.usages, self.counters, now)
         self.proxied = Proxied(now) if settings.knative_metrics else None
         observers = _observers_of(settings, self.counters, now)
-        shared = Shared(partial(logs.failure, "connection failed"))
+        self._shared = shared = Shared(partial(logs.failure, "connection failed"))
         self.gate = Gate(
             loop=loop,
             shared=shared,
@@ -86,7 +87,6 @@ class Server:
         self._limits = Limits(head=settings.max_head)
         # What a client may send ahead of its dispatch is what may be read of a queued body.
         self._bounds = Bounds(stream_window=settings.queued_body)
-        self._shared = shared
         self._ways = [(self._http1(route.http1), self._http2(route.http2)) for route in settings.routes]
         self.pools: list[Pool] = [pool for way in self._ways for pool in way if pool is not None]
         self.drain = Drain(
@@ -96,6 +96,7 @@ class Server:
             delay=settings.drain_delay,
             timeout=settings.drain_timeout,
         )
+        self.pulse = Pulse(self.admission, self.usages, self.counters)
         self.sweeper: Sweeper | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._listeners: list[asyncio.Server] = []
@@ -148,6 +149,7 @@ class Server:
             self._ticker.cancel()
         if self.sweeper is not None:
             self.sweeper.stop()
+        self.pulse.stop()
         self._close_listeners()
         for connection in list(self.connections):
             connection.close()
@@ -174,6 +176,7 @@ class Server:
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
         now = monotonic()
         self.load.tick(now)
+        self.pulse.beat(now)
         if self._knative is not None:
             self._knative.tick(now)
 

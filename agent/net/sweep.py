@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterable
 from time import monotonic
 
-from agent import logs
 from agent.errors import Outcome
 from agent.net import http1_downstream
 from agent.net.arrival import Arrival
@@ -66,8 +65,6 @@ class Sweeper:
                 self._look_at_http2(connection, now)
             elif isinstance(connection, Arrival):
                 self._look_at_arrival(connection, now)
-        for model, decision in self._gate.admission.take_decisions():
-            logs.event("limit", model=model, limit=decision.limit, reason=decision.reason.value, rate=decision.rate)
         for pool in self._pools:
             pool.drop_idle(now)
             if self._settings.timeout:

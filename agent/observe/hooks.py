@@ -11,9 +11,9 @@ from agent.policy.usage import Usage
 class Record(Protocol):
     """What an observer may read of an exchange: monotonic stamps in seconds (0.0 = never happened), sizes in bytes.
 
-    `usage` is the model it is booked on, or None for what bypassed admission. `status` is the HTTP status the client
-    was sent, 0 if none, `grpc_status` the status of a gRPC call, negative if none. The object goes on living; observers
-    must not keep it.
+    `usage` is the model it is booked on, or None for what bypassed admission. `is_retry` is whether somebody on the way
+    has tried the same before. `status` is the HTTP status the client was sent, 0 if none, `grpc_status` the status of a
+    gRPC call, negative if none. The object goes on living; observers must not keep it.
     """
 
     route: Route
@@ -30,6 +30,9 @@ class Record(Protocol):
 
     @property
     def bytes_in(self) -> int: ...
+
+    @property
+    def is_retry(self) -> bool: ...
 
     @property
     def method(self) -> bytes: ...

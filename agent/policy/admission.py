@@ -89,7 +89,8 @@ class Admission(ABC, Generic[_T]):
     """The gate. `limit` None admits everything and only counts.
 
     `queue_limit` and `queue_bytes` bound what waits, in requests and bytes; `patience` is how many seconds a request
-    may wait. A model with a limit of its own waits in a lane of its own, so it cannot hold up the others.
+    may wait. A model with a limit of its own waits in a lane of its own, so it cannot hold up the others. `peak` is the
+    highest level at an ending since `take_peak`.
     """
 
     __slots__ = (
@@ -99,6 +100,7 @@ class Admission(ABC, Generic[_T]):
         "inflight",
         "limit",
         "patience",
+        "peak",
         "queue_bytes",
         "queue_limit",
         "queued",
@@ -113,6 +115,7 @@ class Admission(ABC, Generic[_T]):
         self.inflight = 0
         self.queued = 0
         self.queued_bytes = 0
+        self.peak = 0
         self._sequence = 0
         self._busy_since: float | None = None
         self._busy_seconds = 0.0
@@ -192,9 +195,24 @@ class Admission(ABC, Generic[_T]):
         """Seconds after which a refused request may find room; None where no wait can help."""
         return 0.0
 
+    def take_peak(self) -> int:
+        """The most tickets that ran and waited at once since the last call."""
+        level = self.inflight + self.queued
+        peak, self.peak = max(self.peak, level), level
+        return peak
+
+    def take_wait_errors(self) -> Sequence[float]:
+        """By how many seconds the predicted waits of the tickets that have run since the last call were wrong."""
+        return ()
+
+    def take_costs(self) -> Sequence[float]:
+        """What `cost_of` has said since the last call."""
+        return ()
+
     def cancel(self, ticket: _T, now: float) -> None:
         """Take a waiting ticket out of the queue: its client left, or it has to be answered otherwise."""
         assert ticket.state is QUEUED, "only a waiting ticket can be cancelled"
+        self.peak = max(self.peak, self.inflight + self.queued)
         self._drop(ticket)
         self._leave_queue(ticket, now)
         ticket.state = ENDED
@@ -204,6 +222,7 @@ class Admission(ABC, Generic[_T]):
 
         Returns the tickets that run now and must be dispatched.
         """
+        self.peak = max(self.peak, self.inflight + self.queued)
         self.limit = limit
         self._mark_busy(now)
         return self._refill(now)

@@ -45,6 +45,7 @@ def judge(
     elsewhere = sum(other.waiting.ahead(ticket) for other in others) if others else 0.0
     pace = drain.pace or drain.hold / limit
     wait = (ahead + elsewhere + cost) * pace
+    ticket.expected = now + wait
     # estimate.quantile in place, here and below: 0.2 of the 5 us of a request that waits (`tests.bench.policy`).
     count = len(times)
     typical = times[count >> 1] if count else 0.0

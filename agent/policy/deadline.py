@@ -142,6 +142,8 @@ class DeadlineAdmission(LineAdmission):
         if ticket.streams and not ticket.has_responded and ticket.state is RUNNING:
             ticket.has_responded = True
             ticket.lane.streaming.add(now, ticket.level, (now - ticket.dispatched) / ticket.cost)
+            if now > ticket.deadline:
+                ticket.usage.missed += 1
 
     def finish(self, ticket: DeadlineTicket, now: float, *, served: bool = True) -> Sequence[DeadlineTicket]:
         """End a running ticket. Returns those that run now and must be dispatched, and ENDED ones: too late.
@@ -149,6 +151,8 @@ class DeadlineAdmission(LineAdmission):
         `served` False says that the time it took tells nothing of the predictor: it failed, or was given up.
         """
         assert ticket.state is RUNNING, "a ticket ends once, and only a running one finishes"
+        if self.inflight + self.queued > self.peak:  # noqa: PLR1730 - as in FifoAdmission
+            self.peak = self.inflight + self.queued
         lane, limit = ticket.lane, self.limit
         full = limit is not None and self.inflight >= limit
         lane_full = lane.limit is not None and lane.inflight >= lane.limit
@@ -163,6 +167,9 @@ class DeadlineAdmission(LineAdmission):
             lane.has_streams = True
         elif served:
             lane.unary.add(now, ticket.level, hold / cost)
+            if now > ticket.deadline:
+                usage.missed += 1
+                usage.late_seconds += hold
         self.total.leave(now, hold, cost, backlogged=full and self.queued > 0 and self._contended())
         if lane.drain is not None:
             lane.drain.leave(now, hold, cost, backlogged=lane_full and lane.waiting.count > 0)

@@ -61,7 +61,7 @@ class DeadlineTicket(Ticket):
     """A ticket with a deadline for its answer, or for the first byte of it where `streams` is set.
 
     `cost` is in mean requests. `bound` is how long one for this model may take, in seconds. `dispatched` and `level`
-    say when it got its slot and how many were then in flight.
+    say when it got its slot and how many were then in flight, `expected` when it was predicted to, 0.0 if it was not.
     """
 
     __slots__ = (
@@ -69,6 +69,7 @@ class DeadlineTicket(Ticket):
         "bound",
         "cost",
         "dispatched",
+        "expected",
         "has_responded",
         "level",
         "patience",
@@ -85,7 +86,7 @@ class DeadlineTicket(Ticket):
         self.lane = lane
         self.bound = bound
         self.state = NEW
-        self.deadline = self.dispatched = self.patience = 0.0
+        self.deadline = self.dispatched = self.expected = self.patience = 0.0
         self.sequence = self.queued_bytes = self.tenant = self.level = 0
         self.band = _UNSTATED_BAND
         self.cost = 1.0

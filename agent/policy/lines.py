@@ -1,5 +1,6 @@
 """Lanes whose lines are ordered by deadlines, and who of them runs next: what `deadline` decides upon."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,20 @@ from agent.policy.usage import Usage
 class LineAdmission(Admission[DeadlineTicket]):
     """Admission with `line.Line` for lanes. `total` is the flow through the total limit."""
 
-    __slots__ = ("_bounded", "_fair", "_is_plain", "_line", "_lines", "_model_patience", "total")
+    __slots__ = (
+        "_bounded",
+        "_costs",
+        "_fair",
+        "_is_plain",
+        "_line",
+        "_lines",
+        "_model_patience",
+        "_wait_errors",
+        "total",
+    )
+
+    # What is kept until somebody takes it: more than one core can do in a second.
+    MAX_KEPT = 10_000
 
     def __init__(
         self,
@@ -38,6 +52,8 @@ class LineAdmission(Admission[DeadlineTicket]):
         self._model_patience = dict(model_patience)
         self._is_plain = not (self._lines or model_patience)  # no model is different
         self.total = Drain()
+        self._wait_errors: deque[float] = deque(maxlen=self.MAX_KEPT)
+        self._costs: deque[float] = deque(maxlen=self.MAX_KEPT)
 
     def ticket(self, owner: Any, model: str, usage: Usage) -> DeadlineTicket:
         """A ticket to offer."""
@@ -55,7 +71,9 @@ class LineAdmission(Admission[DeadlineTicket]):
 
     def cost_of(self, ticket: DeadlineTicket, rows: int) -> float:
         """The predicted size of a request of so many rows, in mean requests of its lane."""
-        return ticket.lane.cost_of(rows)
+        cost = ticket.lane.cost_of(rows)
+        self._costs.append(cost)
+        return cost
 
     def expire(self, now: float) -> list[DeadlineTicket]:
         """End the waiting tickets whose deadline has come, and return them."""
@@ -87,6 +105,14 @@ class LineAdmission(Admission[DeadlineTicket]):
             line.limit_to(terms.model_limits.get(name), resumed(line.search, line.limit, wanted=name in terms.searched))
         self._is_plain = not (self._lines or self._model_patience)
         return super().adopt(terms, now)
+
+    def take_wait_errors(self) -> Sequence[float]:
+        """By how many seconds the predicted waits of the tickets that have run since the last call were wrong."""
+        return _emptied(self._wait_errors)
+
+    def take_costs(self) -> Sequence[float]:
+        """What `cost_of` has said since the last call."""
+        return _emptied(self._costs)
 
     def resize(self, limit: int | None, now: float) -> Sequence[DeadlineTicket]:
         """Change the total limit. Running tickets are never preempted. Returns what `finish` does."""
@@ -127,6 +153,8 @@ class LineAdmission(Admission[DeadlineTicket]):
                 continue
             # As `_start` does, in one step with the leaving: 0.5 of the 5 us of a request (`tests.bench.policy`).
             ticket.state = RUNNING
+            if ticket.expected:
+                self._wait_errors.append(abs(now - ticket.expected))
             lane.inflight += 1
             self.inflight += 1
             usage.inflight += 1
@@ -171,3 +199,9 @@ class LineAdmission(Admission[DeadlineTicket]):
 
     def _median(self, ticket: DeadlineTicket, level: int, now: float) -> float:
         return quantile(ticket.lane.times(streams=ticket.streams).at(level, now), 0.5) * ticket.cost
+
+
+def _emptied(kept: deque[float]) -> list[float]:
+    values = [*kept]
+    kept.clear()
+    return values

@@ -18,13 +18,16 @@ class Usage:
 
     `outstanding` counts the messages of open streams that are sent and not answered, `service_s` is the recent mean
     from dispatch to the end of an answer, 0.0 before there was one. `rejected_demand_seconds` is how long the requests
-    that were turned away for lack of room or time would have kept the predictor busy.
+    that were turned away for lack of room or time would have kept the predictor busy. `missed` counts the answers that
+    came after their deadline, `late_seconds` sums up how long those kept their slots.
     """
 
     __slots__ = (
         "_last",
         "inflight",
         "inflight_seconds",
+        "late_seconds",
+        "missed",
         "name",
         "outstanding",
         "protocol",
@@ -44,6 +47,8 @@ class Usage:
         self.inflight_seconds = 0.0
         self.queued_seconds = 0.0
         self.rejected_demand_seconds = 0.0
+        self.missed = 0
+        self.late_seconds = 0.0
         self._last = now
 
     def advance(self, now: float) -> None:

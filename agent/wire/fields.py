@@ -9,7 +9,16 @@ from typing import Self
 
 from agent.errors import Fault, Outcome
 from agent.wire import grpc
-from agent.wire.head import HOST_FORM, NO_STATUS, PATIENCE_FIELD, RequestHead, ResponseHead, read_milliseconds
+from agent.wire.head import (
+    ATTEMPT_FIELD,
+    HOST_FORM,
+    NO_STATUS,
+    PATIENCE_FIELD,
+    RequestHead,
+    ResponseHead,
+    read_milliseconds,
+    read_number,
+)
 from agent.wire.hpack import Field, encode, is_sensitive, literal
 from agent.wire.message import Limits
 
@@ -25,6 +34,8 @@ _OF_THE_CONNECTION = frozenset({b"connection", b"proxy-connection", b"keep-alive
 _REQUEST_PSEUDO = frozenset({b":method", b":scheme", b":authority", b":path", b":protocol"})
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*")
+# How many attempts gRPC made before this one; absent from the first (gRFC A6).
+_PREVIOUS_ATTEMPTS = b"grpc-previous-rpc-attempts"
 # Below this the time that passed is not worth a new grpc-timeout: the encoded head can be used as it is.
 _SAME_TIME_S = 0.001
 # What a field costs beside its bytes (RFC 9113 section 6.5.2).
@@ -172,6 +183,10 @@ def _read_regular(head: Http2Request, fields: list[Field], at: int) -> Fault | N
                 return _malformed("repeated host, or host and :authority differ")
             head._names_host = True
             head.host = value
+        elif name == ATTEMPT_FIELD:
+            head.is_retry |= read_number(value) > 1
+        elif name == _PREVIOUS_ATTEMPTS:
+            head.is_retry |= read_number(value) > 0
         blocks.append(block)
     rest = b"".join(blocks)
     head._block = head._before + head._after + rest

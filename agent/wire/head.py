@@ -19,16 +19,21 @@ NO_STATUS = -1
 
 # The fields that a proxy must understand; every other field is PLAIN and goes through untouched. Plain ints, not an
 # enum: they are compared for every message. From CONNECTION on, the field ends at this hop.
-PLAIN, HOST, LENGTH, PATIENCE, CODING, CONNECTION, UPGRADE, EXPECT, HOP = range(9)
+PLAIN, HOST, LENGTH, PATIENCE, ATTEMPT, CODING, CONNECTION, UPGRADE, EXPECT, HOP = range(10)
 
 # How long the caller will wait, in milliseconds, as Envoy tells what is behind it.
 PATIENCE_FIELD = b"x-envoy-expected-rq-timeout-ms"
 _MILLISECONDS = re.compile(rb"[0-9]{1,9}")
 
+# Which attempt at the same thing this is: Envoy counts from 1.
+ATTEMPT_FIELD = b"x-envoy-attempt-count"
+_NUMBER = re.compile(rb"[0-9]{1,9}")
+
 _KINDS = {
     b"host": HOST,
     b"content-length": LENGTH,
     PATIENCE_FIELD: PATIENCE,
+    ATTEMPT_FIELD: ATTEMPT,
     b"transfer-encoding": CODING,
     b"connection": CONNECTION,
     b"upgrade": UPGRADE,
@@ -65,6 +70,11 @@ _MAX_LENGTH_DIGITS = 18  # below 2^63 whatever the digits
 def read_milliseconds(value: bytes) -> float | None:
     """Seconds; None for what is malformed, which means nothing."""
     return int(value) / 1000 if _MILLISECONDS.fullmatch(value) else None
+
+
+def read_number(value: bytes) -> int:
+    """A count; 0 for what is malformed."""
+    return int(value) if _NUMBER.fullmatch(value) else 0
 
 
 # Clients repeat a few dozen spellings of field names, so the lower-casing is paid once for each spelling.
@@ -184,10 +194,11 @@ class RequestHead(Head):
 
     `target` is in origin form (or `*`). An absolute-form target has been split: its authority is `host` and its Host
     field must agree. `patience` is how many seconds the caller will wait, None where it does not say, and
-    `expects_continue` is set where the client waits for 100 before it sends the body.
+    `expects_continue` is set where the client waits for 100 before it sends the body, and `is_retry` where somebody on
+    the way has tried before.
     """
 
-    __slots__ = ("_forwarded", "_names_host", "expects_continue", "host", "method", "patience", "target")
+    __slots__ = ("_forwarded", "_names_host", "expects_continue", "host", "is_retry", "method", "patience", "target")
 
     # HTTP/2 alone carries gRPC calls; see `wire.fields`.
     grpc: bool = False
@@ -200,7 +211,7 @@ class RequestHead(Head):
         self.target = b""
         self.host: bytes | None = None
         self.patience: float | None = None
-        self.expects_continue = False
+        self.expects_continue = self.is_retry = False
         self._names_host = False
         self._forwarded = b""
 
@@ -222,6 +233,8 @@ class RequestHead(Head):
                 fault = self._read_expectation(value)
             elif kind == PATIENCE:
                 self.patience = read_milliseconds(value)
+            elif kind == ATTEMPT:
+                self.is_retry = read_number(value) > 1
             else:
                 fault = self._read(kind, value)
             if fault is not None:

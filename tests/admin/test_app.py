@@ -1,6 +1,7 @@
 """The admin port over a real socket, in front of a server that has no traffic."""
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -13,9 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from agent import __version__
 from agent.admin.app import Admin, state
+from agent.admin.merge import MERGING
 from agent.errors import Outcome
 from agent.net.drain import Stage
 from tests.fakes import FakeRecord, FakeServer
+from tests.sockets import FakePredictor, Message, Peer
 
 
 class FakeDrain:
@@ -42,15 +45,19 @@ class Port:
         self.server = server
         self.drain = drain
 
-    async def ask(self, path: str, method: str = "GET", accept: str = "") -> tuple[int, str, str]:
-        """Returns status, body and content type."""
-        async with self._session.request(method, path, headers={"Accept": accept}) as response:
+    async def ask(
+        self, path: str, method: str = "GET", accept: str = "", *, merging: bool = False
+    ) -> tuple[int, str, str]:
+        """Returns status, body and content type. `merging` is what an agent that merges the page says."""
+        headers = {"Accept": accept} | ({MERGING: "1"} if merging else {})
+        async with self._session.request(method, path, headers=headers) as response:
             return response.status, await response.text(), response.headers.get("Content-Type", "")
 
 
-@pytest.fixture
-async def port() -> AsyncIterator[Port]:
-    server, drain = FakeServer({"limit": ["2"], "model_limits": ["m=1"]}), FakeDrain()
+@contextlib.asynccontextmanager
+async def opened(flags: dict[str, list[str]]) -> AsyncIterator[Port]:
+    """An admin port; keys are settings by name."""
+    server, drain = FakeServer(flags), FakeDrain()
     server.drain = drain  # type: ignore[attr-defined]
     listener = socket.create_server(("127.0.0.1", 0))
     admin = Admin(cast(Any, server))
@@ -62,6 +69,12 @@ async def port() -> AsyncIterator[Port]:
     finally:
         drain.done.set()
         await admin.stop()
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[Port]:
+    async with opened({"limit": ["2"], "model_limits": ["m=1"]}) as port:
+        yield port
 
 
 async def test_it_is_alive_and_ready(port: Port) -> None:
@@ -138,3 +151,22 @@ async def test_nothing_can_be_written(port: Port, path: str) -> None:
 
 async def test_other_paths_do_not_exist(port: Port) -> None:
     assert (await port.ask("/v2/models/m/infer"))[0] == 404
+
+
+async def test_the_metrics_of_a_page_come_behind_ours() -> None:
+    predictor = FakePredictor().listen()
+
+    async def answer(_: Message, peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\nnv_count 3\n#x")
+
+    url = f"{predictor.url}/metrics"
+    async with predictor.serve(answer), opened({"merge_metrics": [url]}) as port:
+        accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
+        status, body, content_type = await port.ask("/metrics", accept=accept)
+        assert (status, content_type.partition(";")[0]) == (200, "text/plain"), "the format that forgives"
+        families = {family.name: family for family in parse_text(body)}
+        assert families["nv_count"].samples[0].value == 3
+        [up] = families["headgate_merge_up"].samples
+        assert (up.labels, up.value) == ({"source": url}, 1)
+        assert "nv_count" not in (await port.ask("/metrics", merging=True))[1], "it does not go round in circles"
+    predictor.close()

@@ -2,21 +2,25 @@
 
 import re
 from pathlib import Path
+from time import monotonic
 from typing import Any, cast
 
 import pytest
-from prometheus_client import CollectorRegistry, Metric, generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 import agent
 from agent.admin.exposition import Exposition
+from agent.admin.merge import PageState
 from agent.errors import Fault, Outcome
 from agent.observe.counters import BOUNDS
+from agent.observe.history import read
 from agent.policy.classify import Kind, Route
 from tests.fakes import FakeRecord, FakeServer
 from tests.observe.records import some_records
+
+PAGES = [PageState("http://127.0.0.1:8002/metrics", True, 3)]
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -26,11 +30,16 @@ class Scraped:
 
     def __init__(self, **flags: list[str]) -> None:
         self.server = FakeServer({"model_limits": ["slow=1"], "limit": ["4"], **flags})
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(Exposition(cast(Any, self.server)))
+        for protocol in ("http", "grpc"):
+            for name in ("a", "b"):
+                self.server.usages[protocol].learn(name, 0.0)
+        self.exposition = Exposition(cast(Any, self.server))
+
+    def text(self, *, openmetrics: bool = False) -> str:
+        return self.exposition.text(openmetrics=openmetrics, pages=PAGES).encoded().decode()
 
     def families(self) -> dict[str, Metric]:
-        return {family.name: family for family in parse_text(generate_latest(self.registry).decode())}
+        return {family.name: family for family in parse_text(self.text())}
 
     def series(self) -> Series:
         samples = [sample for family in self.families().values() for sample in family.samples]
@@ -71,8 +80,41 @@ def test_levels_and_limits_are_those_of_the_server(scraped: Scraped) -> None:
     assert scraped.value("headgate_build_info", version=agent.__version__) == 1
 
 
+def test_windows_roll_over_the_readings_and_two_who_scrape_see_the_same(scraped: Scraped) -> None:
+    server, now = scraped.server, monotonic()
+    for at in (now - 40.0, now - 10.0, now):
+        server.pulse.history.readings.append(read(server.admission, server.usages, server.counters, at))
+        server.load.tick(at)
+        server.admission.take_peak()
+    for window in ("15s", "60s"):
+        for _ in range(2):
+            assert scraped.value("headgate_concurrency_max", window=window) == 3
+            assert scraped.value("headgate_concurrency_average", window=window) == pytest.approx(3.0)
+            assert scraped.value("headgate_desired_replicas_share", window=window) > 0
+
+
+def test_merged_pages_say_how_it_went(scraped: Scraped) -> None:
+    for name, value in (("up", 1), ("dropped_lines", 3)):
+        assert scraped.value(f"headgate_merge_{name}", source=PAGES[0].source) == value
+
+
+def test_demand_waste_and_missed_deadlines_are_those_of_the_counters(scraped: Scraped) -> None:
+    usage = scraped.server.usages["http"].of("a")
+    usage.missed, usage.late_seconds, usage.rejected_demand_seconds = 3, 1.5, 2.5
+    counters = scraped.server.counters.models["a", "http"]
+    of = {"model": "a", "protocol": "http"}
+    assert scraped.value("headgate_rejected_demand_seconds_total", **of) == usage.rejected_demand_seconds == 2.5
+    assert scraped.value("headgate_retries_admitted_total", **of) == counters.retries > 0
+    assert scraped.value("headgate_wasted_seconds_total", **of, reason="late") == 1.5
+    for reason, seconds in counters.wasted.items():
+        assert scraped.value("headgate_wasted_seconds_total", **of, reason=reason.value) == seconds > 0
+    assert scraped.value("headgate_deadline_missed_total", **of) == 3
+
+
 def test_no_limit_is_infinite() -> None:
-    assert Scraped(limit=["none"]).value("headgate_concurrency_limit") == float("inf")
+    scraped = Scraped(limit=["none"])
+    assert scraped.value("headgate_concurrency_limit") == float("inf")
+    assert not scraped.families()["headgate_desired_replicas_share"].samples
 
 
 def test_integrals_go_on_while_a_level_is_held(scraped: Scraped) -> None:
@@ -129,11 +171,11 @@ def test_every_family_says_what_it_is(scraped: Scraped) -> None:
     for name, family in families.items():
         assert name.startswith("headgate_")
         assert family.documentation.endswith((".", "label."))
-        assert family.type in {"gauge", "counter", "histogram"}
+        assert family.type in {"gauge", "counter", "histogram", "summary"}
 
 
 def test_open_metrics_says_the_same(scraped: Scraped) -> None:
-    text = generate_openmetrics(scraped.registry).decode()  # type: ignore[no-untyped-call]
+    text = scraped.text(openmetrics=True)
     assert text.endswith("# EOF\n")
     names = {family.name.removesuffix("_total") for family in parse_openmetrics(text)}  # type: ignore[no-untyped-call]
     assert names == {name.removesuffix("_total") for name in scraped.families()}
@@ -148,11 +190,14 @@ def test_a_fresh_server_already_has_every_family() -> None:
 
 def test_a_hostile_model_name_stays_inside_its_label() -> None:
     scraped = Scraped()
-    name = 'm"} 1\nheadgate_fake{a="\\\x1b'
+    name = 'm"} 1\nheadgate_fake{a="\\\x1b%d%%{}\ud800'
     usage = scraped.server.usages["http"].learn(name, 0.0)
     scraped.server.book([FakeRecord(route=Route(Kind.INFERENCE, name), usage=usage)])
-    assert scraped.value("headgate_requests_inflight", model=name, protocol="http") == 0
+    shown = name.replace("\ud800", "?")
+    assert scraped.value("headgate_requests_inflight", model=shown, protocol="http") == 0
+    assert scraped.value("headgate_upstream_seconds_count", model=shown, protocol="http") == 1
     assert not any(family.startswith("headgate_fake") for family in scraped.families())
+    list(parse_openmetrics(scraped.text(openmetrics=True)))  # type: ignore[no-untyped-call]
 
 
 README = (Path(agent.__file__).parent / "README.md").read_text()

@@ -30,6 +30,7 @@ def _record(generator: random.Random) -> FakeRecord:
         status=generator.choice([200, 404, 500]) if outcome is Outcome.SERVED else REPLIES[outcome].http,
         usage=generator.choice(USAGES) if is_inference else None,
         protocol=generator.choice(["http", "grpc"]),
+        is_retry=generator.random() < 0.2,
         arrived=arrived,
         dispatched=arrived + waited if is_dispatched else 0.0,
         ended=arrived + waited + ran,

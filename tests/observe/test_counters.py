@@ -2,12 +2,14 @@
 
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from agent.errors import Fault, Outcome
-from agent.observe.counters import BOUNDS, Counters, Histogram
+from agent.observe.counters import BOUNDS, Counters, Histogram, Hold, Waste
 from agent.policy.classify import Kind, Route
+from agent.policy.usage import Usage
 from tests.fakes import FakeRecord
 from tests.observe.records import USAGES, some_records
 
@@ -53,6 +55,74 @@ def check_model(counters: Counters, records: list[FakeRecord]) -> None:
     served = [record for record in records if record.outcome is Outcome.SERVED]
     check(counted.upstream, [record.ended - record.dispatched for record in served])
     check(counted.request, [record.ended - record.arrived for record in served])
+    assert counted.retries == sum(record.is_retry for record in records if record.dispatched)
+    lost = [record for record in records if record.dispatched and record.outcome is not Outcome.SERVED]
+    for reason in Waste:
+        of_reason = [
+            record for record in lost if (record.outcome is Outcome.CLIENT_GONE) is (reason is Waste.CLIENT_GONE)
+        ]
+        assert counted.wasted[reason] == pytest.approx(sum(record.ended - record.dispatched for record in of_reason))
+
+
+M, NEW = Usage("m", 0.0), Usage("_other", 0.0)
+
+
+def refused(at: float, outcome: Outcome = Outcome.OVERLOAD, usage: Usage = M, **given: Any) -> FakeRecord:
+    return FakeRecord(outcome=outcome, usage=usage, arrived=at, dispatched=0.0, ended=at, **given)
+
+
+def answered(at: float, seconds: float, usage: Usage = M) -> FakeRecord:
+    return FakeRecord(usage=usage, arrived=at - seconds, dispatched=at - seconds, ended=at)
+
+
+def demand(*records: FakeRecord) -> float:
+    """The rejected demand after these records, of whatever model."""
+    counters = Counters()
+    before = M.rejected_demand_seconds + NEW.rejected_demand_seconds
+    for record in records:
+        counters.ended(record)
+    return M.rejected_demand_seconds + NEW.rejected_demand_seconds - before
+
+
+def test_a_refused_request_counts_with_the_mean_time_of_recent_answers() -> None:
+    answers = [answered(1000.0 + number, seconds) for number, seconds in enumerate([0.1, 0.2, 0.3])]
+    assert demand(*answers, refused(1003.0), refused(1003.1)) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.QUEUE_FULL, Outcome.EXPIRED, Outcome.DEADLINE])
+def test_every_refusal_for_lack_of_room_or_time_is_demand(outcome: Outcome) -> None:
+    assert demand(answered(1000.0, 0.5), refused(1000.1, outcome)) == pytest.approx(0.5)
+
+
+def test_retries_drains_and_clients_that_left_are_no_rejected_demand() -> None:
+    drained = FakeRecord(outcome=Outcome.DRAINING, usage=M, arrived=1000.0, dispatched=1000.0, ended=1001.0)
+    others = [refused(1000.2, is_retry=True), refused(1000.3, Outcome.CLIENT_GONE), drained]
+    others.append(refused(1000.4, Outcome.DRAINING))
+    assert demand(answered(1000.0, 0.5), *others) == 0.0
+
+
+def test_a_model_that_has_not_answered_yet_is_taken_for_one_like_the_others() -> None:
+    assert demand(refused(999.0, usage=NEW), answered(1000.0, 0.5), refused(1001.0, usage=NEW)) == pytest.approx(0.5)
+
+
+def test_the_mean_follows_a_model_that_changes() -> None:
+    hold = Hold()
+    for second in range(30):
+        hold.refresh(float(second), 100 * second, 10.0 * second)
+    assert hold.seconds == pytest.approx(0.1)
+    assert 29.0 < hold.due < 30.0
+    for second in range(1, 11):
+        hold.refresh(29.0 + second, 2900 + 100 * second, 290.0 + 40.0 * second)
+    assert 0.3 < hold.seconds < 0.4
+    hold.refresh(1000.0, 3900, 690.0)
+    assert hold.seconds > 0.3, "nothing new is no news"
+
+
+def test_means_are_worked_out_now_and_then_and_not_at_every_refusal() -> None:
+    slow = [answered(1000.1, 3.0)] * 99
+    first, second, third = answered(1000.0, 1.0), refused(1000.0), refused(1000.1)
+    assert demand(first, second, *slow, third) == pytest.approx(2.0)
+    assert demand(first, second, *slow, third, refused(1000.5)) == pytest.approx(4.98, abs=0.02)
 
 
 @pytest.mark.parametrize(("index", "bound"), [*enumerate(BOUNDS)])

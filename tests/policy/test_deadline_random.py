@@ -33,7 +33,7 @@ class Books:
         self.prioritised = self.random.random() < 0.5
         self.usages = {name: Usage(name, self.clock.now) for name in MODELS}
         self.tickets: list[DeadlineTicket] = []
-        self.refused = self.served = self.dropped = 0
+        self.refused = self.served = self.dropped = self.highest = 0
 
     def of(self, state: State) -> list[DeadlineTicket]:
         return [ticket for ticket in self.tickets if ticket.state is state]
@@ -106,6 +106,10 @@ class Books:
             assert line.inflight == sum(ticket.lane is line for ticket in running)
             assert usage.inflight == sum(ticket.usage is usage for ticket in running)
             assert usage.queued == sum(ticket.usage is usage for ticket in queued)
+        self.highest = max(self.highest, gate.inflight + gate.queued)
+        if len(self.tickets) % 8 == 0:
+            assert gate.take_peak() == self.highest
+            self.highest = gate.inflight + gate.queued
         room = gate.limit is None or gate.inflight < gate.limit
         assert not (room and any(ticket.lane.has_room for ticket in queued)), "nobody waits who could run"
         assert (gate._busy_since is not None) is (not room)

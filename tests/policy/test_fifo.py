@@ -44,6 +44,7 @@ class Pair:
         self.tickets: list[Ticket] = []
         self.sums = {name: [0.0, 0.0] for name in self.MODELS}
         self.busy = 0.0
+        self.highest = 0
 
     def step(self) -> None:
         self.pass_time(self.random.choice([0.0, 0.0, 0.25, 1.0, 2.5]))
@@ -104,6 +105,10 @@ class Pair:
         assert (real.inflight, real.queued) == (len(naive.running), len(naive.queue))
         assert real.queued_bytes == sum(one.held for one in naive.queue)
         assert [id(ticket.owner) for ticket in real.waiting()] == [id(one) for one in naive.queue]
+        self.highest = max(self.highest, real.inflight + real.queued)
+        if len(self.tickets) % 8 == 0:
+            assert real.take_peak() == self.highest
+            self.highest = real.inflight + real.queued
         assert real.next_deadline() == min((one.deadline for one in naive.queue), default=None)
         assert real.busy_seconds(now) == pytest.approx(self.busy)
         assert 0 <= real.queued <= real.queue_limit

@@ -81,6 +81,31 @@ def test_pseudo_headers(case: str) -> None:
         assert forwarded(read_request(fields, LIMITS)[0]) == fields
 
 
+RETRIES = [
+    ((b"x-envoy-attempt-count", b"1"), False),
+    ((b"x-envoy-attempt-count", b"2"), True),
+    ((b"x-envoy-attempt-count", b"-2"), False),
+    ((b"grpc-previous-rpc-attempts", b"1"), True),
+    ((b"grpc-previous-rpc-attempts", b"0"), False),
+    ((b"grpc-previous-rpc-attempts", b"1x"), False),
+    ((b"x-retry", b"2"), False),
+]
+
+
+@pytest.mark.parametrize(("field", "is_retry"), RETRIES)
+def test_a_retry_says_so_and_is_forwarded_as_it_came(field: Pair, is_retry: bool) -> None:
+    fields = [*BASE, field]
+    head, fault = read_request(fields, LIMITS)
+    assert (fault, head.is_retry) == (None, is_retry)
+    assert forwarded(head) == fields
+
+
+def test_one_field_that_says_retry_is_enough() -> None:
+    says, denies = (b"grpc-previous-rpc-attempts", b"1"), (b"x-envoy-attempt-count", b"1")
+    for fields in ([says, denies], [denies, says]):
+        assert read_request([*BASE, *fields], LIMITS)[0].is_retry
+
+
 NAMES = {
     "token": (b"x-a_b.c!#$%&'*+^`|~09", True),
     "empty": (b"", False),

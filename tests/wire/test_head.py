@@ -173,3 +173,14 @@ def test_names_are_known_in_any_case_however_many_came_before() -> None:
         (b"content_length", head.PLAIN),
     ]:
         assert head.kind_of(name) == kind
+
+
+@pytest.mark.parametrize(
+    ("value", "is_retry"),
+    [(b"1", False), (b"2", True), (b"10 ", True), (b"", False), (b"two", False), (b"2" * 10, False)],
+)
+def test_envoys_count_of_attempts_tells_a_retry(value: bytes, is_retry: bool) -> None:
+    head = request(HOST, (b"X-Envoy-Attempt-Count", value))
+    assert head.complete() is None
+    assert head.is_retry is is_retry
+    assert b"X-Envoy-Attempt-Count: " + value.strip() in head.serialize(b"")
