@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .install import KSERVE, MLSERVER, TRITON
-from .processes import HOST, Server, free_port
+from .processes import HOST, Server
 
 _MODELS = Path(__file__).parent / "predictors"
 # A server is ready before its models are, MLServer even says so; these are the last to become ready.
@@ -15,24 +15,26 @@ def kserve(directory: Path) -> Server:
     """The KServe SDK's server. Raises InstallError unless it is installed."""
     python = str(KSERVE.python())
 
-    def launch(port: int, grpc_port: int) -> tuple[Sequence[str], Mapping[str, str]]:
+    def launch(port: int, grpc_port: int, metrics_port: int) -> tuple[Sequence[str], Mapping[str, str]]:
         env = {"PYTHONPATH": str(_MODELS), "HTTP_PORT": str(port), "GRPC_PORT": str(grpc_port)}
         return [python, str(_MODELS / "kserve/server.py")], env
 
-    return Server("kserve", launch, _PROBES, directory)
+    server = Server("kserve", launch, _PROBES, directory)
+    server.metrics_port = server.port  # it has one port for all
+    return server
 
 
 def mlserver(directory: Path) -> Server:
     """MLServer as it comes, but with the models in its own process. Raises InstallError unless it is installed."""
     python = str(MLSERVER.python())
 
-    def launch(port: int, grpc_port: int) -> tuple[Sequence[str], Mapping[str, str]]:
+    def launch(port: int, grpc_port: int, metrics_port: int) -> tuple[Sequence[str], Mapping[str, str]]:
         env = {
             "PYTHONPATH": str(_MODELS),
             "MLSERVER_HOST": HOST,
             "MLSERVER_HTTP_PORT": str(port),
             "MLSERVER_GRPC_PORT": str(grpc_port),
-            "MLSERVER_METRICS_PORT": str(free_port()),
+            "MLSERVER_METRICS_PORT": str(metrics_port),
         }
         return [python, "-c", "from mlserver.cli import main; main()", "start", str(_MODELS / "mlserver")], env
 
@@ -57,10 +59,11 @@ def triton(directory: Path) -> Server:
     """Triton with its Python backend. Raises InstallError unless it is installed."""
     python = str(TRITON.python())
 
-    def launch(port: int, grpc_port: int) -> tuple[Sequence[str], Mapping[str, str]]:
+    def launch(port: int, grpc_port: int, metrics_port: int) -> tuple[Sequence[str], Mapping[str, str]]:
         env = {
             "HTTP_PORT": str(port),
             "GRPC_PORT": str(grpc_port),
+            "METRICS_PORT": str(metrics_port),
             "SCRATCH": str(directory),
             "SEGMENTS": _segments(port),
         }

@@ -256,7 +256,8 @@ def running_agent(directory: Path, upstreams: Sequence[str], *flags: str) -> Ite
 class Server:
     """A predictor that can be stopped and started again on its ports, one for HTTP/1.1 and one for gRPC.
 
-    `launch` is given both and returns argv and env; `probes` are the paths that answer 200 once it is ready.
+    `launch` is given both, and one for metrics, and returns argv and env; `probes` are the paths that answer 200 once
+    it is ready.
     """
 
     START_S = 60.0
@@ -265,12 +266,12 @@ class Server:
     def __init__(
         self,
         name: str,
-        launch: Callable[[int, int], tuple[Sequence[str], Mapping[str, str]]],
+        launch: Callable[[int, int, int], tuple[Sequence[str], Mapping[str, str]]],
         probes: Sequence[str],
         directory: Path,
     ) -> None:
         self.name = name
-        self.port, self.grpc_port = free_port(), free_port()
+        self.port, self.grpc_port, self.metrics_port = free_port(), free_port(), free_port()
         self.address = f"{HOST}:{self.port}"
         self.grpc_address = f"{HOST}:{self.grpc_port}"
         self.url = f"http://{self.address}"
@@ -288,6 +289,11 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @property
+    def metrics_url(self) -> str:
+        """The page of its own metrics."""
+        return f"http://{HOST}:{self.metrics_port}/metrics"
+
     def start(self) -> None:
         """Run it until it is ready. Raises ProcessError."""
         self.spawn()
@@ -295,7 +301,7 @@ class Server:
 
     def spawn(self) -> None:
         """Run it; it does not listen yet when this returns."""
-        argv, env = self._launch(self.port, self.grpc_port)
+        argv, env = self._launch(self.port, self.grpc_port, self.metrics_port)
         self._child = Child(self.name, argv, log=self._log, env=env)
 
     def await_ready(self) -> None:

@@ -50,7 +50,8 @@ def main() -> None:
         "grpc-address": HOST,
         "grpc-port": os.environ["GRPC_PORT"],
         "grpc-header-forward-pattern": "x-.*",
-        "allow-metrics": "false",
+        "metrics-address": HOST,
+        "metrics-port": os.environ["METRICS_PORT"],
         "backend-config": f"python,shm-region-prefix-name={os.environ['SEGMENTS']}",
     }
     argv = [str(triton / "bin/tritonserver"), *(f"--{name}={value}" for name, value in flags.items())]
