@@ -10,6 +10,7 @@ from agent.admin.text import Text, labels
 from agent.observe.counters import ModelCounters
 from agent.observe.history import read
 from agent.policy.deadline import DeadlineAdmission
+from agent.policy.knee import Knee, Phase
 from agent.policy.usage import Usage
 from agent.scale.page import FAST_S, SLOW_S
 
@@ -201,6 +202,8 @@ class Exposition:
         )
         text.histogram(self._server.counters.cost)
 
+        _add_searches(text, [(labels(model=name), search) for name, search in admission.searches()])
+
     def _endings(self, text: Text, models: list[tuple[ModelCounters, str]]) -> None:
         counters = self._server.counters
         text.family(
@@ -259,3 +262,20 @@ class Exposition:
 
 def _base(usage: Usage) -> str:
     return labels(model=usage.name, protocol=usage.protocol)
+
+
+def _add_searches(text: Text, searches: list[tuple[str, Knee]]) -> None:
+    """What `--limit auto` believes."""
+    text.family(
+        "headgate_limit_search_limit",
+        "gauge",
+        "The limit that --limit auto believes in; model is empty for the total.",
+    )
+    for of, search in searches:
+        text.add(search.centre, of)
+    text.family("headgate_limit_search_throughput", "gauge", "Requests a second that were measured at that limit.")
+    for of, search in searches:
+        text.add(search.rate, of)
+    text.family("headgate_limit_search_holding", "gauge", "Whether the search rests, content with that limit, 0 or 1.")
+    for of, search in searches:
+        text.add(int(search.phase is Phase.HOLDING), of)

@@ -196,6 +196,11 @@ class DeadlineAdmission(LineAdmission):
         displaced, self._displaced = self._displaced, []
         return displaced
 
+    def searches(self) -> list[tuple[str, Knee]]:
+        """The searches that are on, by model; "" is the total."""
+        found = [("", self.search), *((name, line.search) for name, line in self._lines.items())]
+        return [(name, search) for name, search in found if search is not None]
+
     def predicted_wait(self, model: str) -> float:
         """Seconds that all that waits before the model's next request of no priority needs to get its slots."""
         return self._wait(self.lane_of(model), 0.0)

@@ -29,7 +29,7 @@ class Scraped:
     """A server with traffic on it, and what a scrape of it says."""
 
     def __init__(self, **flags: list[str]) -> None:
-        self.server = FakeServer({"model_limits": ["slow=1"], "limit": ["4"], **flags})
+        self.server = FakeServer({"model_limits": ["slow=1", "sought=auto"], "limit": ["4"], **flags})
         for protocol in ("http", "grpc"):
             for name in ("a", "b"):
                 self.server.usages[protocol].learn(name, 0.0)
@@ -212,3 +212,12 @@ def test_every_metric_has_a_row_in_the_documents_with_its_type_and_labels(scrape
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         shown[name] = (family.type, labels)
     assert shown == DOCUMENTED
+
+
+def test_a_search_tells_what_it_believes() -> None:
+    scraped = Scraped(limit=["auto"])
+    assert scraped.value("headgate_limit_search_limit", model="") == 8.0
+    assert scraped.value("headgate_limit_search_limit", model="sought") == 8.0
+    assert scraped.value("headgate_limit_search_throughput", model="") == 0.0
+    assert scraped.value("headgate_limit_search_holding", model="") == 0.0
+    assert scraped.value("headgate_concurrency_limit") == 8.0
