@@ -1,0 +1,122 @@
+"""What people write on a pod, checked as the agent itself would check it.
+
+Every setting of `headgate serve` is an annotation, `headgate.dev/` and the flag. One that the agent would not accept is
+left out and told, so it never reaches a container.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from agent.errors import SettingsError
+from agent.inject.patch.pod import DOMAIN, INJECT, INJECTED
+from agent.inject.patch.servers import GRPC_KNOB, HTTP_KNOB, SERVER
+from agent.settings import Settings, knobs, resolve
+
+CPU = DOMAIN + "cpu"
+MEMORY = DOMAIN + "memory"
+SIDECAR_KIND = DOMAIN + "sidecar"
+KINDS = ("native", "container")
+# The injector decides what is listened on.
+_DERIVED = {"route", "admin"}
+_OTHERS = {INJECT, INJECTED, SERVER, HTTP_KNOB, GRPC_KNOB, CPU, MEMORY, SIDECAR_KIND}
+# Kubernetes' quantities, without exponents (apimachinery pkg/api/resource): what cpu and memory are written like.
+_CPU = re.compile(r"([0-9]+m|[0-9]+(\.[0-9]{1,3})?)")
+_MEMORY = re.compile(r"([0-9]+)(Ki|Mi|Gi|Ti|k|M|G|T|)")
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+
+
+class Wishes(NamedTuple):
+    """The flags to pass on, the settings that they make, what else was asked for, and what was not accepted."""
+
+    flags: list[str]
+    settings: Settings
+    cpu: str | None
+    memory: str | None
+    kind: str | None
+    warnings: list[str]
+
+
+def read(annotations: Mapping[str, str], routes: list[str], admin: str) -> Wishes:
+    """Check a pod's annotations. Nothing raises: what is not accepted becomes a warning and the default holds."""
+    ours = {name: text for name, text in annotations.items() if name.startswith(DOMAIN)}
+    table = {DOMAIN + knob.flag[2:]: knob for knob in knobs()}
+    fixed = {"routes": routes, "admin": [admin]}
+    given: dict[str, list[str]] = {}
+    warnings = []
+    for name, text in ours.items():
+        knob = table.get(name)
+        if knob is None:
+            warnings += _unknown(name, [*table, *_OTHERS])
+        elif knob.flag[2:] in _DERIVED:
+            warnings.append(f"{name} is set by the injector and ignored")
+        else:
+            texts = text.split() if knob.repeat else [text]
+            for one in texts:
+                try:
+                    knob.parse(one)
+                    given.setdefault(knob.name, []).append(one)
+                except ValueError as error:
+                    warnings.append(f"{name} {one!r} is not accepted and left out: expected {error}")
+    try:
+        settings = resolve({**given, **fixed}, {})
+    except SettingsError as error:
+        warnings.append(f"all settings are left out, they contradict each other: {'; '.join(error.problems)}")
+        given = {}
+        settings = resolve(fixed, {})
+    flags = [f"{knob.flag}={text}" for knob in knobs() for text in given.get(knob.name, ()) if knob.form]
+    flags += [knob.flag for knob in knobs() if not knob.form and given.get(knob.name) == ["true"]]
+    return Wishes(
+        flags,
+        settings,
+        _checked(ours, CPU, _CPU, "a quantity such as 250m or 1", warnings),
+        _checked(ours, MEMORY, _MEMORY, "a quantity such as 256Mi or 1Gi", warnings),
+        _kind(ours, warnings),
+        warnings,
+    )
+
+
+def is_wanted(text: str) -> bool:
+    """Whether the label `headgate.dev/inject` asks for the agent."""
+    return text in {"true", "enabled"}
+
+
+def cpu_millis(quantity: str) -> int:
+    """A CPU quantity in thousandths of a core."""
+    return int(quantity[:-1]) if quantity.endswith("m") else round(float(quantity) * 1000)
+
+
+def memory_bytes(quantity: str) -> int:
+    """A memory quantity in bytes."""
+    match = _MEMORY.fullmatch(quantity)
+    assert match is not None
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _unknown(name: str, known: list[str]) -> list[str]:
+    if name in _OTHERS:
+        return []
+    near = difflib.get_close_matches(name[len(DOMAIN) :], [one[len(DOMAIN) :] for one in known], 1)
+    return [f"{name} is not a setting and ignored" + (f": is {DOMAIN}{near[0]} meant?" if near else "")]
+
+
+def _checked(
+    ours: Mapping[str, str], name: str, pattern: re.Pattern[str], form: str, warnings: list[str]
+) -> str | None:
+    text = ours.get(name)
+    if text is None:
+        return None
+    if pattern.fullmatch(text) is None or not re.search("[1-9]", text):
+        warnings.append(f"{name} {text!r} is not accepted and left out: expected {form}")
+        return None
+    return text
+
+
+def _kind(ours: Mapping[str, str], warnings: list[str]) -> str | None:
+    text = ours.get(SIDECAR_KIND)
+    if text is not None and text not in KINDS:
+        warnings.append(f"{SIDECAR_KIND} {text!r} is not accepted and left out: expected one of {', '.join(KINDS)}")
+        return None
+    return text
