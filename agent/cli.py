@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     serve = commands.add_parser("serve", help="run the gate in front of a predictor", allow_abbrev=False)
     _add_settings(serve, knobs())
     scaler = commands.add_parser("scaler", help="tell KEDA the demand of gated workloads", allow_abbrev=False)
+    webhook = commands.add_parser("webhook", help="put the gate into pods as they are created", allow_abbrev=False)
     demo = commands.add_parser(
         "demo", help="20 seconds: a predictor, the gate, and a load that rises past capacity", allow_abbrev=False
     )
@@ -46,13 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         from agent.scale import settings as scaler_settings  # noqa: PLC0415
 
         _add_settings(scaler, knobs(scaler_settings.ScalerSettings))
+    if arguments[:1] == ["webhook"]:
+        from agent.inject import settings as webhook_settings  # noqa: PLC0415
+
+        _add_settings(webhook, knobs(webhook_settings.WebhookSettings))
     parsed, unknown = parser.parse_known_args(arguments)
     if parsed.command == "version":
         if unknown:
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         print(__version__)
         return 0
-    return _scaler(parsed, unknown) if parsed.command == "scaler" else _serve(parsed, unknown)
+    return {"scaler": _scaler, "webhook": _webhook, "serve": _serve}[parsed.command](parsed, unknown)
 
 
 def _add_settings(parser: argparse.ArgumentParser, settings: Sequence[Knob]) -> None:
@@ -92,6 +97,22 @@ def _scaler(parsed: argparse.Namespace, unknown: Sequence[str]) -> int:
     from agent.scale.scaler import run  # noqa: PLC0415
 
     return run(settings)
+
+
+def _webhook(parsed: argparse.Namespace, unknown: Sequence[str]) -> int:
+    from agent.inject import settings as webhook_settings  # noqa: PLC0415
+
+    settings = _resolved(parsed, unknown, knobs(webhook_settings.WebhookSettings), webhook_settings.resolve)
+    if settings is None:
+        return EX_USAGE
+    if parsed.check_config:
+        import json  # noqa: PLC0415
+
+        print(json.dumps({**asdict(settings), "listen": str(settings.listen)}, indent=2))
+        return 0
+    from agent.inject import webhook  # noqa: PLC0415
+
+    return webhook.run(settings)
 
 
 def _resolved(

@@ -6,6 +6,7 @@ found before anything starts and are reported together.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -264,6 +265,7 @@ class Knob(NamedTuple):
     parse: Callable[[str], Any]
 
 
+@cache
 def knobs(of: type = Settings) -> list[Knob]:
     """All settings of a command in the order of their declaration; `of` is a dataclass of `knob` fields."""
     return [

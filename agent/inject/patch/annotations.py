@@ -7,12 +7,13 @@ left out and told, so it never reaches a container.
 import difflib
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import NamedTuple
 
 from agent.errors import SettingsError
 from agent.inject.patch.pod import DOMAIN, INJECT, INJECTED
 from agent.inject.patch.servers import GRPC_KNOB, HTTP_KNOB, SERVER
-from agent.settings import Settings, knobs, resolve
+from agent.settings import Knob, Settings, knobs, resolve
 
 CPU = DOMAIN + "cpu"
 MEMORY = DOMAIN + "memory"
@@ -24,6 +25,7 @@ _OTHERS = {INJECT, INJECTED, SERVER, HTTP_KNOB, GRPC_KNOB, CPU, MEMORY, SIDECAR_
 # Kubernetes' quantities, without exponents (apimachinery pkg/api/resource): what cpu and memory are written like.
 _CPU = re.compile(r"([0-9]+m|[0-9]+(\.[0-9]{1,3})?)")
 _MEMORY = re.compile(r"([0-9]+)(Ki|Mi|Gi|Ti|k|M|G|T|)")
+CPU_FORM = "a quantity such as 250m or 1"
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
@@ -42,7 +44,7 @@ class Wishes(NamedTuple):
 def read(annotations: Mapping[str, str], routes: list[str], admin: str) -> Wishes:
     """Check a pod's annotations. Nothing raises: what is not accepted becomes a warning and the default holds."""
     ours = {name: text for name, text in annotations.items() if name.startswith(DOMAIN)}
-    table = {DOMAIN + knob.flag[2:]: knob for knob in knobs()}
+    table = _table()
     fixed = {"routes": routes, "admin": [admin]}
     given: dict[str, list[str]] = {}
     warnings = []
@@ -60,27 +62,44 @@ def read(annotations: Mapping[str, str], routes: list[str], admin: str) -> Wishe
                     given.setdefault(knob.name, []).append(one)
                 except ValueError as error:
                     warnings.append(f"{name} {one!r} is not accepted and left out: expected {error}")
-    try:
-        settings = resolve({**given, **fixed}, {})
-    except SettingsError as error:
-        warnings.append(f"all settings are left out, they contradict each other: {'; '.join(error.problems)}")
-        given = {}
-        settings = resolve(fixed, {})
+    settings = _defaults()
+    if given:
+        try:
+            settings = resolve({**given, **fixed}, {})
+        except SettingsError as error:
+            warnings.append(f"all settings are left out, they contradict each other: {'; '.join(error.problems)}")
+            given = {}
     flags = [f"{knob.flag}={text}" for knob in knobs() for text in given.get(knob.name, ()) if knob.form]
     flags += [knob.flag for knob in knobs() if not knob.form and given.get(knob.name) == ["true"]]
     return Wishes(
         flags,
         settings,
-        _checked(ours, CPU, _CPU, "a quantity such as 250m or 1", warnings),
+        _checked(ours, CPU, _CPU, CPU_FORM, warnings),
         _checked(ours, MEMORY, _MEMORY, "a quantity such as 256Mi or 1Gi", warnings),
         _kind(ours, warnings),
         warnings,
     )
 
 
+@cache
+def _table() -> dict[str, Knob]:
+    return {DOMAIN + knob.flag[2:]: knob for knob in knobs()}
+
+
+@cache
+def _defaults() -> Settings:
+    """Those of an agent; its route is not looked at."""
+    return resolve({"routes": ["8480=http://127.0.0.1:8080"]}, {})
+
+
 def is_wanted(text: str) -> bool:
     """Whether the label `headgate.dev/inject` asks for the agent."""
     return text in {"true", "enabled"}
+
+
+def is_cpu(text: str) -> bool:
+    """Whether this is an amount of CPU that is not nothing."""
+    return _is_amount(_CPU, text)
 
 
 def cpu_millis(quantity: str) -> int:
@@ -108,10 +127,14 @@ def _checked(
     text = ours.get(name)
     if text is None:
         return None
-    if pattern.fullmatch(text) is None or not re.search("[1-9]", text):
+    if not _is_amount(pattern, text):
         warnings.append(f"{name} {text!r} is not accepted and left out: expected {form}")
         return None
     return text
+
+
+def _is_amount(pattern: re.Pattern[str], text: str) -> bool:
+    return pattern.fullmatch(text) is not None and re.search("[1-9]", text) is not None
 
 
 def _kind(ours: Mapping[str, str], warnings: list[str]) -> str | None:

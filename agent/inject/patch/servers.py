@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from agent.inject.patch.pod import DOMAIN, Container, Patch, RefusalError
@@ -97,22 +96,22 @@ def server_of(container: Container, annotations: Mapping[str, str]) -> Server:
         raise RefusalError(f"{SERVER} {named!r} is not accepted: expected one of {', '.join(_NAMES)}")
     if named == "custom" or (named is None and (HTTP_KNOB in annotations or GRPC_KNOB in annotations)):
         return _custom(annotations)
+    if named is not None:
+        return next(server for server in SERVERS if server.name == named)
+    shell = shell_of(container)
+    tokens = container.tokens if shell is None else [*container.tokens, *shell.script.split()]
+    image = re.split(r"[@:](?!.*/)", str(container.spec.get("image", "")))[0]
     for server in SERVERS:
-        if named == server.name if named is not None else _is(server, container):
+        if _is(server, container, tokens, image):
             return server
     raise RefusalError(f"the server in {container.name} is not known: {_FALLBACK}")
 
 
-def _is(server: Server, container: Container) -> bool:
+def _is(server: Server, container: Container, tokens: list[str], image: str) -> bool:
     if any(knob.kind == "env" and container.env(knob.name) for _, knob in server.knobs):
         return True
     words = re.compile(server.words)
-    shell = shell_of(container)
-    tokens = container.tokens if shell is None else [*container.tokens, *shell.script.split()]
-    if any(words.fullmatch(token) for token in tokens):
-        return True
-    image = re.split(r"[@:](?!.*/)", str(container.spec.get("image", "")))[0]
-    return re.search(rf"(^|/)({server.image})$", image) is not None
+    return any(map(words.fullmatch, tokens)) or re.search(rf"(^|/)({server.image})$", image) is not None
 
 
 def _custom(annotations: Mapping[str, str]) -> Server:
@@ -142,7 +141,7 @@ def shell_of(container: Container) -> Shell | None:
     The first argument after a script is its `$0`, so one must be there already.
     """
     tokens = container.tokens
-    if len(tokens) < 3 or PurePosixPath(tokens[0]).name not in {"sh", "bash", "ash", "dash"} or tokens[1] != "-c":
+    if len(tokens) < 3 or tokens[0].rpartition("/")[2] not in {"sh", "bash", "ash", "dash"} or tokens[1] != "-c":
         return None
     return Shell(tokens[2], "$@" in tokens[2] and len(tokens) > 3)
 
