@@ -1,8 +1,8 @@
-"""The real predictors and the program h2spec, installed once: `python -m tests.contract.install`.
+"""The real predictors and the programs h2spec and kustomize, installed once: `python -m tests.contract.install`.
 
 They live in ${HEADGATE_PREDICTORS:-${XDG_CACHE_HOME:-~/.cache}/headgate/predictors}, each predictor in a virtual
 environment of its own. To renew a lock file, install the predictor into an empty virtual environment and `pip freeze`;
-for h2spec, `go get` and `go mod tidy` in the folder h2spec.
+for the programs, `go get` and `go mod tidy` in the folder of their name.
 """
 
 import fcntl
@@ -109,7 +109,9 @@ MLSERVER = Predictor("mlserver", "1.7.1", oldest=11, newest=12)
 # Triton 2.51 for machines without a GPU.
 TRITON = Predictor("nvidia-pytriton", "0.7.0", oldest=11, newest=12)
 H2SPEC = GoProgram("h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "2.2.1")
-ALL: tuple[Predictor | GoProgram, ...] = (KSERVE, MLSERVER, TRITON, H2SPEC)
+# What `kubectl kustomize` runs.
+KUSTOMIZE = GoProgram("kustomize", "sigs.k8s.io/kustomize/kustomize/v5", "5.8.1")
+ALL: tuple[Predictor | GoProgram, ...] = (KSERVE, MLSERVER, TRITON, H2SPEC, KUSTOMIZE)
 
 
 def cache() -> Path:

@@ -1,7 +1,8 @@
 """Becomes a Triton server on loopback with the models of the folder beside; run by the interpreter that has Triton.
 
-HTTP_PORT and GRPC_PORT are its ports, SCRATCH is a folder of its own, and with SEGMENTS the names of its shared memory
-begin. gRPC metadata that begins with `x-` reaches the models as parameters.
+HTTP_PORT and GRPC_PORT are its ports; with arguments, as in a container, these say so, and where its models are.
+SCRATCH is a folder of its own, and with SEGMENTS the names of its shared memory begin. gRPC metadata that begins with
+`x-` reaches the models as parameters.
 """
 
 import importlib.util
@@ -42,19 +43,21 @@ def main() -> None:
     # packages, which it does by the first python3 on PATH.
     libraries = f"{sysconfig.get_config_var('LIBDIR')}:{package.parent / 'nvidia_pytriton.libs'}"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    given = sys.argv[1:] or [
+        f"--model-repository={HERE / 'models'}",
+        f"--http-port={os.environ['HTTP_PORT']}",
+        f"--grpc-port={os.environ['GRPC_PORT']}",
+    ]
     flags = {
-        "model-repository": HERE / "models",
         "backend-directory": scratch / "backends",
         "http-address": HOST,
-        "http-port": os.environ["HTTP_PORT"],
         "grpc-address": HOST,
-        "grpc-port": os.environ["GRPC_PORT"],
         "grpc-header-forward-pattern": "x-.*",
         "metrics-address": HOST,
         "metrics-port": os.environ["METRICS_PORT"],
         "backend-config": f"python,shm-region-prefix-name={os.environ['SEGMENTS']}",
     }
-    argv = [str(triton / "bin/tritonserver"), *(f"--{name}={value}" for name, value in flags.items())]
+    argv = [str(triton / "bin/tritonserver"), *(f"--{name}={value}" for name, value in flags.items()), *given]
     environment = {**os.environ, "LD_LIBRARY_PATH": libraries, "PATH": path, "GATES": str(gates)}
     os.execve(argv[0], argv, environment)
 
