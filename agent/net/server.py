@@ -49,6 +49,9 @@ _RESERVED_DESCRIPTORS = 64
 _BACKLOG = 4096
 # How often the demand is read (scale.demand.Meter).
 _TICK_S = 1.0
+# The kubelet also runs a predictor's preStop hook, /wait-for-drain, when it only restarts the predictor. An agent that
+# is still here so long after its drain has been left behind: it ends, and is started again to serve.
+_LEFT_BEHIND_S = 10.0
 
 
 class Server:
@@ -244,6 +247,11 @@ def _room_for_connections() -> int:
     return 1_000_000 if hard == resource.RLIM_INFINITY else max(1, (hard - _RESERVED_DESCRIPTORS) // 2)
 
 
+async def _first(*tasks: asyncio.Task[object]) -> None:
+    """Wait for one of these; whoever waits for nothing else is cancelled with the loop."""
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
 async def serve(settings: Settings, resolve: Callable[[], Settings]) -> int:
     """Run until a signal ends it. Returns the exit code. `resolve` builds the settings anew; see `live`."""
     server = Server(settings)
@@ -271,11 +279,11 @@ async def serve(settings: Settings, resolve: Callable[[], Settings]) -> int:
     # What start-up made lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    await asked.wait()
-    waiting = [loop.create_task(server.drain.wait()), loop.create_task(ended.wait())]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
+    drained = loop.create_task(server.drain.wait())
+    await _first(drained, loop.create_task(asked.wait()))
+    if not asked.is_set():
+        await _first(loop.create_task(asked.wait()), loop.create_task(asyncio.sleep(_LEFT_BEHIND_S)))
+    await _first(drained, loop.create_task(ended.wait()))
     live.stop()
     await server.stop()
     logs.event("ended")

@@ -240,7 +240,7 @@ def test_every_setting_is_an_annotation(knob: Any) -> None:
     assert decision.warnings
     assert all(name in warning for warning in decision.warnings)
     assert flags(raw) == []
-    if knob.default and knob.flag not in {"--route", "--admin"}:
+    if knob.default and knob.flag not in {"--route", "--admin"} and knob.form != "FILE":
         raw["metadata"]["annotations"] = {name: knob.default}
         assert inject(raw, NATIVE).warnings == []
         assert flags(raw) == ([f"{knob.flag}={knob.default}"] if knob.form else [])
@@ -267,6 +267,13 @@ def test_ports_are_the_injectors_business() -> None:
     raw = annotated(route="80=http://127.0.0.1:1", admin="1")
     assert flags(raw) == []
     assert len(inject(raw, NATIVE).warnings) == 2
+
+
+def test_files_are_not_looked_at() -> None:
+    raw = annotated(live_settings="/etc/hostname")
+    assert flags(raw) == []
+    (warning,) = inject(raw, NATIVE).warnings
+    assert warning == "headgate.dev/live-settings needs a file, which the injector does not mount: it is ignored"
 
 
 def test_a_misspelt_annotation_is_told_what_is_meant() -> None:

@@ -52,6 +52,9 @@ def read(annotations: Mapping[str, str], routes: list[str], admin: str) -> Wishe
         knob = table.get(name)
         if knob is None:
             warnings += _unknown(name, [*table, *_OTHERS])
+        elif knob.form == "FILE":
+            # Also, its parser would look at the webhook's own files.
+            warnings.append(f"{name} needs a file, which the injector does not mount: it is ignored")
         elif knob.flag[2:] in _DERIVED:
             warnings.append(f"{name} is set by the injector and ignored")
         else:
