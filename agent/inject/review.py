@@ -14,6 +14,8 @@ API_VERSION = "admission.k8s.io/v1"
 # What the API server keeps of warnings (k8s.io/apiserver pkg/warning and pkg/endpoints/filters).
 _WARNINGS, _WARNING_CHARACTERS = 16, 256
 
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class MalformedError(Exception):
     """This is not an AdmissionReview."""
@@ -70,12 +72,12 @@ def _answer(uid: str, decision: Decision) -> bytes:
         "auditAnnotations": {"decision": f"{decision.verdict}: {decision.reason}"},
     }
     if decision.patch:
-        patch = json.dumps(decision.patch, separators=(",", ":")).encode()
+        patch = _ENCODE(decision.patch).encode()
         response |= {"patchType": "JSONPatch", "patch": base64.b64encode(patch).decode()}
     if decision.warnings:
         response["warnings"] = [warning[:_WARNING_CHARACTERS] for warning in decision.warnings[:_WARNINGS]]
     answer = {"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}
-    return json.dumps(answer, separators=(",", ":")).encode()
+    return _ENCODE(answer).encode()
 
 
 def _facts(request: dict[str, Any]) -> dict[str, Any]:

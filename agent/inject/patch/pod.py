@@ -1,7 +1,7 @@
 """A pod as the API server sends it, and the RFC 6902 operations that change it."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 Json = dict[str, Any]
 Path = tuple[str | int, ...]
@@ -33,38 +33,35 @@ class RefusalError(Exception):
     """This pod is left as it is; the message says why, and what helps."""
 
 
-class Container(NamedTuple):
-    """A container and where it stands in the pod."""
+class Container:
+    """A container and where it stands in the pod.
 
-    path: Path
-    spec: Json
+    `tokens` are command and arguments in the order in which the process gets them, `ports` the declared TCP ports.
+    `checks` is whatever the kubelet calls over the network: the probe's or hook's name, its place, the action.
+    """
 
-    @property
-    def name(self) -> str:
-        return str(self.spec["name"])
+    __slots__ = ("checks", "name", "path", "ports", "spec", "tokens")
 
-    @property
-    def tokens(self) -> list[str]:
-        """Command and arguments in the order in which the process gets them."""
-        return [*(self.spec.get("command") or ()), *(self.spec.get("args") or ())]
-
-    @property
-    def ports(self) -> list[Json]:
-        """The declared TCP ports."""
-        return [port for port in self.spec.get("ports") or () if port.get("protocol", "TCP") == "TCP"]
+    def __init__(self, path: Path, spec: Json) -> None:
+        self.path = path
+        self.spec = spec
+        self.name = str(spec["name"])
+        self.tokens: list[str] = [*(spec.get("command") or ()), *(spec.get("args") or ())]
+        self.ports: list[Json] = [port for port in spec.get("ports") or () if port.get("protocol", "TCP") == "TCP"]
+        self.checks = list(self._checks())
 
     def env(self, name: str) -> tuple[int, Json] | None:
         """A variable by its name, with its index; the last one counts."""
         found = [(index, entry) for index, entry in enumerate(self.spec.get("env") or ()) if entry["name"] == name]
         return found[-1] if found else None
 
-    def checks(self) -> Iterator[tuple[str, Path, Json]]:
-        """Whatever the kubelet calls over the network: the probe's or hook's name, its place, the action."""
+    def _checks(self) -> Iterator[tuple[str, Path, Json]]:
         lifecycle = self.spec.get("lifecycle") or {}
         places: list[tuple[str, Path, Json | None]] = [(kind, (kind,), self.spec.get(kind)) for kind in PROBES]
-        places += [(kind, ("lifecycle", kind), lifecycle.get(kind)) for kind in HOOKS]
+        if lifecycle:
+            places += [(kind, ("lifecycle", kind), lifecycle.get(kind)) for kind in HOOKS]
         for kind, place, check in places:
-            for action in ("httpGet", "tcpSocket", "grpc"):
+            for action in ("httpGet", "tcpSocket", "grpc") if check else ():
                 if check and check.get(action):
                     yield kind, (*self.path, *place, action), check[action]
 
@@ -84,17 +81,18 @@ class Pod:
         self.annotations: Mapping[str, str] = metadata.get("annotations") or {}
         self.containers = _listed(self.spec, "containers")
         self.init_containers = _listed(self.spec, "initContainers")
+        self._everyone = {one.name: one for one in (*self.containers, *self.init_containers)}
 
     def find(self, name: str) -> Container | None:
         """A container by its name, init containers included."""
-        return next((one for one in (*self.containers, *self.init_containers) if one.name == name), None)
+        return self._everyone.get(name)
 
     @property
     def declared_ports(self) -> set[int]:
         """Every number that a container declares or a check dials."""
-        everyone = (*self.containers, *self.init_containers)
+        everyone = self._everyone.values()
         ports = {int(port["containerPort"]) for one in everyone for port in one.spec.get("ports") or ()}
-        checked = {action["port"] for one in everyone for _, _, action in one.checks()}
+        checked = {action["port"] for one in everyone for _, _, action in one.checks}
         return ports | {port for port in checked if isinstance(port, int)}
 
 

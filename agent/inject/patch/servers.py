@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from agent.inject.patch.pod import DOMAIN, Container, Patch, RefusalError
@@ -110,8 +111,13 @@ def server_of(container: Container, annotations: Mapping[str, str]) -> Server:
 def _is(server: Server, container: Container, tokens: list[str], image: str) -> bool:
     if any(knob.kind == "env" and container.env(knob.name) for _, knob in server.knobs):
         return True
-    words = re.compile(server.words)
-    return any(map(words.fullmatch, tokens)) or re.search(rf"(^|/)({server.image})$", image) is not None
+    words, names = _patterns(server)
+    return any(map(words.fullmatch, tokens)) or names.search(image) is not None
+
+
+@cache
+def _patterns(server: Server) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    return re.compile(server.words), re.compile(rf"(^|/)({server.image})$")
 
 
 def _custom(annotations: Mapping[str, str]) -> Server:

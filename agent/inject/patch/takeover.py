@@ -82,7 +82,7 @@ def llm(pod: Pod, patch: Patch, used: set[int]) -> list[Moved]:
 def _speaks_tls(front: Container) -> bool:
     words = " ".join(front.tokens).split()
     flags = any(word.startswith("--ssl-certfile") or word == "--secure-proxy=true" for word in words)
-    return flags or any(action.get("scheme") == "HTTPS" for _, _, action in front.checks())
+    return flags or any(action.get("scheme") == "HTTPS" for _, _, action in front.checks)
 
 
 def _served(front: Container) -> list[int]:
@@ -132,7 +132,7 @@ def _take(patch: Patch, front: Container, knobs: dict[int, tuple[str, Knob]], us
 def _move_checks(patch: Patch, front: Container, moved: Iterable[Moved]) -> None:
     """A probe that stayed would be answered by the agent: true as soon as it listens, whatever the predictor does."""
     targets = {one.listen: one.upstream for one in moved}
-    for _, path, action in front.checks():
+    for _, path, action in front.checks:
         number = front.port_number(action["port"])
         if number in targets:
             patch.replace((*path, "port"), targets[number])
@@ -150,6 +150,6 @@ def checks_moved(container: Container, moved: Iterable[Moved]) -> Json:
     taken = {one.listen for one in moved}
     return {
         f"{container.name}/{kind}": action["port"]
-        for kind, _, action in container.checks()
+        for kind, _, action in container.checks
         if container.port_number(action["port"]) in taken
     }
