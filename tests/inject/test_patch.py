@@ -142,6 +142,14 @@ def test_numbers_in_use_are_avoided() -> None:
     assert args[1:] == ["--route=8080=http://127.0.0.1:18082", "--admin=0.0.0.0:8482"]
 
 
+def test_somebody_elses_agent_is_not_kserves() -> None:
+    raw = pod(args=["--http_port=8080"])
+    raw["spec"]["containers"].append({"name": "agent", "args": ["--port=1"]})
+    made = after(raw)
+    assert made["spec"]["containers"][1]["args"] == ["--port=1"]
+    assert made["spec"]["initContainers"][0]["args"][1] == "--route=8080=http://127.0.0.1:18080"
+
+
 def test_high_ports_move_down() -> None:
     raw = pod(args=["--http_port=60000"], ports=[{"containerPort": 60000}])
     assert predictor(raw)["args"] == ["--http_port=50000"]

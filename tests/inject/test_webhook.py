@@ -201,9 +201,13 @@ async def test_a_new_certificate_is_taken_up_and_open_connections_stay(webhook: 
     assert (await ask(new_reader, new_writer)).startswith(b"HTTP/1.1 200")
     with pytest.raises(ssl.SSLCertVerificationError):
         await dial(webhook, old)
+    nameless = webhook.pair.client()
+    nameless.check_hostname = False
+    async with asyncio.timeout(PATIENCE_S):
+        _, by_address = await asyncio.open_connection("127.0.0.1", webhook.port, ssl=nameless, server_hostname="")
     assert ends > 0
-    await close(writer)
-    await close(new_writer)
+    for one in (writer, new_writer, by_address):
+        await close(one)
 
 
 async def test_half_of_a_new_pair_changes_nothing(webhook: Endpoint, caplog: pytest.LogCaptureFixture) -> None:

@@ -51,7 +51,7 @@ def standard(pod: Pod, patch: Patch, used: set[int]) -> list[Moved]:
     ports = _served(front)
     moved: list[Moved] = []
     agent = pod.find(KSERVE_AGENT)
-    if agent is not None:
+    if agent is not None and any(port["containerPort"] == AGENT_PORT for port in agent.ports):
         # The Service dials KServe's logger or batcher. In front of it the agent sees single requests, and a refusal
         # is not answered 200 by the batcher (kserve pkg/batcher).
         moved += _take(patch, agent, {AGENT_PORT: ("http", _AGENT_KNOB)}, used)
