@@ -1,4 +1,4 @@
-"""The real predictors and the programs h2spec and kustomize, installed once: `python -m tests.contract.install`.
+"""The real predictors and the programs of ALL, installed once: `python -m tests.contract.install`.
 
 They live in ${HEADGATE_PREDICTORS:-${XDG_CACHE_HOME:-~/.cache}/headgate/predictors}, each predictor in a virtual
 environment of its own. To renew a lock file, install the predictor into an empty virtual environment and `pip freeze`;
@@ -111,7 +111,9 @@ TRITON = Predictor("nvidia-pytriton", "0.7.0", oldest=11, newest=12)
 H2SPEC = GoProgram("h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "2.2.1")
 # What `kubectl kustomize` runs.
 KUSTOMIZE = GoProgram("kustomize", "sigs.k8s.io/kustomize/kustomize/v5", "5.8.1")
-ALL: tuple[Predictor | GoProgram, ...] = (KSERVE, MLSERVER, TRITON, H2SPEC, KUSTOMIZE)
+# Knative 1.18's.
+QUEUE_PROXY = GoProgram("queue-proxy", "knative.dev/serving/cmd/queue", "0.48.2")
+ALL: tuple[Predictor | GoProgram, ...] = (KSERVE, MLSERVER, TRITON, H2SPEC, KUSTOMIZE, QUEUE_PROXY)
 
 
 def cache() -> Path:

@@ -85,8 +85,11 @@ _MOUNTS = {"/mnt/models": str(_PREDICTORS / "triton" / "models")}
 class RunningPod:
     """The processes of a pod. `port` tells where a port of the pod is here."""
 
-    def __init__(self, pod: Json, directory: Path) -> None:
+    def __init__(
+        self, pod: Json, directory: Path, programs: Mapping[str, Callable[[Path], Program]] = PROGRAMS
+    ) -> None:
         self._spec: Json = pod["spec"]
+        self._programs = programs
         self._directory = directory
         self._ports: dict[int, int] = {}
         self.children: dict[str, Child] = {}
@@ -100,15 +103,20 @@ class RunningPod:
         return self._ports[number]
 
     def start(self) -> None:
-        """Native sidecars first, one after the other, each until its startup probe succeeds; then everything else.
+        """Native sidecars first, then everything else. Raises ProcessError or TimeoutError."""
+        self.start_sidecars()
+        self.start_containers()
 
-        Raises ProcessError or TimeoutError.
-        """
+    def start_sidecars(self) -> None:
+        """The native ones, one after the other, each until its startup probe succeeds."""
         for container in self._native():
             self._run(container)
             child = self.children[container["name"]]
             if probe := container.get("startupProbe"):
                 child.await_event(lambda probe=probe: self.succeeds(probe), "it has started", _START_S)  # type: ignore[misc]
+
+    def start_containers(self) -> None:
+        """The others, all at once."""
         for container in self._spec["containers"]:
             self._run(container)
 
@@ -174,7 +182,7 @@ class RunningPod:
         return [*self._native(), *self._spec["containers"]]
 
     def _run(self, container: Json) -> None:
-        program = PROGRAMS[container["image"] if container["image"] == IMAGE else _name(container["image"])]
+        program = self._programs[container["image"] if container["image"] == IMAGE else _name(container["image"])]
         scratch = self._directory / container["name"]
         scratch.mkdir(parents=True)
         argv, env = program(scratch)

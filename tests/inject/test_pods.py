@@ -1,8 +1,13 @@
 """Patched pods, really run: V2 calls to the port that was always dialled go through the agent to real predictors."""
 
 import copy
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -10,13 +15,14 @@ import pytest
 import tritonclient.grpc
 
 from tests.contract.conftest import unavailable
-from tests.contract.install import InstallError
+from tests.contract.install import KSERVE, QUEUE_PROXY, InstallError
 from tests.contract.processes import HOST, eventually
 
 from . import goldens
 from .goldens import CASES, applied, inject
 from .runner import RunningPod
 
+ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.contract
 
 V2 = {"id": "7", "inputs": [{"name": "input-0", "shape": [3], "datatype": "FP32", "data": [1.0, 2.5, -3.0]}]}
@@ -158,3 +164,25 @@ def test_a_pod_whose_agent_drains_is_not_ready(pods: Pods, name: str) -> None:
     pod = pods.take(name)
     assert pod.succeeds({"httpGet": {"path": "/wait-for-drain", "port": 8481}})
     assert not pod.is_ready("headgate")
+
+
+def test_a_knative_pod_works_with_knatives_own_queue_proxy() -> None:
+    if shutil.which("bwrap") is None:
+        unavailable("bwrap is not installed (apt-get install bubblewrap)")
+    try:
+        QUEUE_PROXY.path()
+        KSERVE.python()
+    except InstallError as error:
+        unavailable(str(error))
+    command = ["bwrap", "--dev-bind", "/", "/", "--unshare-net", "--die-with-parent", sys.executable]
+    done = subprocess.run(
+        [*command, "-m", "tests.inject.knative_pod"], capture_output=True, text=True, timeout=90, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    assert json.loads(done.stdout) == {
+        "unpatched": [2.0, 5.0, -6.0],
+        "ready without the agent": False,
+        "patched": [2.0, 5.0, -6.0],
+        "served by the agent": 1,
+    }
