@@ -5,6 +5,8 @@ import logging
 import sys
 import time
 
+_ENCODE = json.JSONEncoder(separators=(",", ":"), default=str).encode
+
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -16,7 +18,7 @@ class _Formatter(logging.Formatter):
         line.update(getattr(record, "facts", {}))
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, separators=(",", ":"), default=str)
+        return _ENCODE(line)
 
 
 def setup(level: str) -> None:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from statistics import quantiles
@@ -80,7 +81,14 @@ def _figures(times_s: list[float], seconds: float) -> tuple[float, float, float,
     return cuts[49] * 1000, cuts[98] * 1000, max(times_s) * 1000, len(times_s) / seconds
 
 
-async def _measure(port: int, context: ssl.SSLContext, seconds: float) -> None:
+def _cpu_s(pid: int) -> float:
+    """What a process has used, from its 14th and 15th field in proc(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _measure(port: int, context: ssl.SSLContext, seconds: float) -> int:
+    """Print the rows. Returns how many reviews were answered."""
     requests = cycle([_request(review_of(case.before)) for case in CASES])
     loop = asyncio.get_running_loop()
 
@@ -98,35 +106,36 @@ async def _measure(port: int, context: ssl.SSLContext, seconds: float) -> None:
         while perf_counter() < until:
             await caller.call()
 
-    print("| reviews of all golden pods, in ms               |    p50 |    p99 |  worst |  a second |")
+    async def waiting(until: float) -> None:
+        await asyncio.gather(*(load(caller, until) for caller in callers))
+
+    async def bursts(until: float) -> None:
+        while perf_counter() < until:
+            await asyncio.gather(*(caller.call() for caller in callers))
+            await asyncio.sleep(0.1)
+
+    print("| reviews of all golden pods, in ms            |    p50 |    p99 |  worst |  a second |")
     print("|---|---|---|---|---|")
-    for caller in callers:
-        caller.times_s.clear()
-    begun = perf_counter()
-    await asyncio.gather(*(load(caller, begun + seconds) for caller in callers))
-    times = [one for caller in callers for one in caller.times_s]
-    print(_ROW.format(f"{CONCURRENT} always waiting for an answer", *_figures(times, perf_counter() - begun)))
-    for caller in callers:
-        caller.times_s.clear()
-    begun = perf_counter()
-    rounds = 0
-    while perf_counter() < begun + seconds:
-        await asyncio.gather(*(caller.call() for caller in callers))
-        await asyncio.sleep(0.1)
-        rounds += 1
-    times = [one for caller in callers for one in caller.times_s]
-    print(_ROW.format(f"{CONCURRENT} at once, ten times a second", *_figures(times, perf_counter() - begun)))
-    one = callers[0]
-    one.times_s.clear()
-    begun = perf_counter()
-    await load(one, begun + seconds / 4)
-    print(_ROW.format("one after the other", *_figures(one.times_s, perf_counter() - begun)))
+    answered = _WARM_UP
+    for name, drive in (
+        (f"{CONCURRENT} always waiting for an answer", waiting),
+        (f"{CONCURRENT} at once, ten times a second", bursts),
+        ("one after the other", partial(load, callers[0])),
+    ):
+        for caller in callers:
+            caller.times_s.clear()
+        begun = perf_counter()
+        await drive(begun + seconds)
+        times = [one for caller in callers for one in caller.times_s]
+        print(_ROW.format(name, *_figures(times, perf_counter() - begun)))
+        answered += len(times)
     for caller in callers:
         caller.close()
+    return answered
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[tuple[int, Pair]]:
+def running(directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, Pair]]:
     """A webhook process whose log goes into a file, its port and its certificate."""
     pair = Pair(directory)
     log = directory / "log"
@@ -139,7 +148,7 @@ def running(directory: Path) -> Iterator[tuple[int, Pair]]:
         while not (lines := log.read_text().splitlines()):
             if process.poll() is not None:
                 raise RuntimeError("the webhook did not start")
-        yield int(json.loads(lines[0])["listen"].rpartition(":")[2]), pair
+        yield process, int(json.loads(lines[0])["listen"].rpartition(":")[2]), pair
     finally:
         process.terminate()
         process.wait(10)
@@ -149,8 +158,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each row (default 10)")
     seconds = parser.parse_args().seconds
-    with tempfile.TemporaryDirectory() as directory, running(Path(directory)) as (port, pair):
-        uvloop.run(_measure(port, pair.client(), seconds))
+    with tempfile.TemporaryDirectory() as directory, running(Path(directory)) as (process, port, pair):
+        began = _cpu_s(process.pid)
+        reviews = uvloop.run(_measure(port, pair.client(), seconds))
+        print(f"\nCPU of the webhook: {(_cpu_s(process.pid) - began) / reviews * 1e6:.0f} us a review")
     return 0
 
 

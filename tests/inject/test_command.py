@@ -2,8 +2,6 @@
 
 import asyncio
 import base64
-import datetime
-import ipaddress
 import json
 import os
 import signal
@@ -15,11 +13,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trustme
 import yaml
 from aiohttp import web
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.errors import SettingsError
 from agent.inject.cluster import ClusterError, has_native_sidecars
@@ -155,21 +152,12 @@ def test_every_setting_of_the_webhook_is_documented() -> None:
         assert f"| `{knob.flag}` |" in text
 
 
-def own_certificate(folder: Path) -> None:
-    """A certificate for 127.0.0.1 that is its own root, where a pod finds its API server's."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "api")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    made = made.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    made = made.add_extension(x509.SubjectAlternativeName([address]), critical=False)
-    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    pem = serialization.Encoding.PEM
-    (folder / "ca.crt").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(pem))
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key").write_bytes(private)
+def own_certificate(folder: Path) -> trustme.LeafCert:
+    """A certificate for 127.0.0.1; its root and a token stand where a pod finds those for its API server."""
+    root = trustme.CA()
+    root.cert_pem.write_to_path(folder / "ca.crt")
     (folder / "token").write_text("secret\n")
+    return root.issue_cert("127.0.0.1")
 
 
 @asynccontextmanager
@@ -180,9 +168,8 @@ async def api_server(folder: Path, status: int, version: object) -> AsyncIterato
         assert request.headers["Authorization"] == "Bearer secret"
         return web.json_response(version, status=status)
 
-    own_certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "ca.crt", folder / "key")
+    own_certificate(folder).configure_cert(context)
     app = web.Application()
     app.router.add_get("/version", answer)
     runner = web.AppRunner(app)

@@ -277,6 +277,14 @@ def test_ports_are_the_injectors_business() -> None:
     assert len(inject(raw, NATIVE).warnings) == 2
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:9090", "0.0.0.0:18080", "0.0.0.0:8481", "10.0.0.1:9555"])
+def test_addresses_that_cannot_be_listened_on_are_left_out(address: str) -> None:
+    raw = annotated(knative_metrics=address)
+    assert flags(raw) == []
+    assert "is not accepted and left out" in inject(raw, NATIVE).warnings[0]
+    assert flags(annotated(knative_metrics="0.0.0.0:9555")) == ["--knative-metrics=0.0.0.0:9555"]
+
+
 def test_files_are_not_looked_at() -> None:
     raw = annotated(live_settings="/etc/hostname")
     assert flags(raw) == []

@@ -6,14 +6,15 @@ left out and told, so it never reaches a container.
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import cache
 from typing import NamedTuple
 
 from agent.errors import SettingsError
-from agent.inject.patch.pod import DOMAIN, INJECT, INJECTED
+from agent.inject.patch.pod import DOMAIN, INJECT, INJECTED, RESERVED
 from agent.inject.patch.servers import GRPC_KNOB, HTTP_KNOB, SERVER
 from agent.settings import Knob, Settings, knobs, resolve
+from agent.values import Listen
 
 CPU = DOMAIN + "cpu"
 MEMORY = DOMAIN + "memory"
@@ -41,8 +42,11 @@ class Wishes(NamedTuple):
     warnings: list[str]
 
 
-def read(annotations: Mapping[str, str], routes: list[str], admin: str) -> Wishes:
-    """Check a pod's annotations. Nothing raises: what is not accepted becomes a warning and the default holds."""
+def read(annotations: Mapping[str, str], routes: list[str], admin: str, used: Set[int] = frozenset()) -> Wishes:
+    """Check a pod's annotations. Nothing raises: what is not accepted becomes a warning and the default holds.
+
+    `used` are the ports that are taken in this pod.
+    """
     ours = {name: text for name, text in annotations.items() if name.startswith(DOMAIN)}
     table = _table()
     fixed = {"routes": routes, "admin": [admin]}
@@ -61,7 +65,9 @@ def read(annotations: Mapping[str, str], routes: list[str], admin: str) -> Wishe
             texts = text.split() if knob.repeat else [text]
             for one in texts:
                 try:
-                    knob.parse(one)
+                    value = knob.parse(one)
+                    if isinstance(value, Listen):
+                        _check_free(value, used)
                     given.setdefault(knob.name, []).append(one)
                 except ValueError as error:
                     warnings.append(f"{name} {one!r} is not accepted and left out: expected {error}")
@@ -115,6 +121,12 @@ def memory_bytes(quantity: str) -> int:
     match = _MEMORY.fullmatch(quantity)
     assert match is not None
     return int(match[1]) * _UNITS[match[2]]
+
+
+def _check_free(listen: Listen, used: Set[int]) -> None:
+    """An address that cannot be listened on would end the agent. Raises ValueError with what can."""
+    if listen.port in used or listen.port in RESERVED or listen.host not in {"0.0.0.0", "127.0.0.1"}:
+        raise ValueError("0.0.0.0:PORT with a port that nothing else in a KServe pod listens on")
 
 
 def _unknown(name: str, known: list[str]) -> list[str]:

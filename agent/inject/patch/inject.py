@@ -119,7 +119,7 @@ def _inject(pod: Pod, mode: Mode, defaults: Defaults) -> Decision:
     else:
         moved = (standard if mode is Mode.STANDARD else llm)(pod, patch, used)
     routes = [one.route for one in moved]
-    wishes = read(pod.annotations, routes, f"0.0.0.0:{admin}")
+    wishes = read(pod.annotations, routes, f"0.0.0.0:{admin}", used)
     container = sidecar(pod, defaults, wishes, routes, admin)
     if (wishes.kind or defaults.kind) == "native":
         patch.append(pod.spec, ("spec", "initContainers"), {**container, "restartPolicy": "Always"})
