@@ -12,6 +12,9 @@ from agent.inject.patch import annotations as injected
 from agent.inject.patch.inject import Verdict, inject
 from agent.inject.settings import WebhookSettings
 from agent.inject.settings import resolve as resolve_webhook
+from agent.scale import trigger
+from agent.scale.settings import ScalerSettings
+from agent.scale.settings import resolve as resolve_scaler
 from agent.settings import Settings, knobs, resolve
 from tests.contract.conftest import unavailable
 from tests.inject.goldens import CASES, applied
@@ -52,7 +55,7 @@ def containers(documents: list[Document]) -> list[tuple[str, dict[str, Any]]]:
 
 def flags(container: dict[str, Any]) -> dict[str, list[str]]:
     """What a container's arguments set, as `resolve` takes it; flags of both commands."""
-    names = {knob.flag: knob.name for command in (Settings, WebhookSettings) for knob in knobs(command)}
+    names = {knob.flag: knob.name for command in (Settings, WebhookSettings, ScalerSettings) for knob in knobs(command)}
     given: dict[str, list[str]] = {}
     for flag in container["args"][1:]:
         name, _, value = flag.partition("=")
@@ -156,7 +159,8 @@ def test_the_arguments_are_accepted(name: str) -> None:
         elif container["args"][0] == "serve":
             assert resolve(flags(container), env).routes
         else:
-            assert container["args"] == ["scaler", "--listen=0.0.0.0:8482"]
+            listen = resolve_scaler(flags(container), {}).listen
+            assert listen.port == container["ports"][0]["containerPort"] == container["readinessProbe"]["grpc"]["port"]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -197,7 +201,7 @@ def test_selectors_find_what_they_are_for(name: str) -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_nothing_may_do_more_than_it_must(name: str) -> None:
     rules = [rule for each in overlay(name) for rule in each.get("rules", ())]
-    allowed = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}
+    allowed = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"]}
     assert rules == ([allowed] if name == "standard-keda" else [])
 
 
@@ -298,6 +302,19 @@ def test_the_annotations_of_examples_are_accepted(name: str) -> None:
     holder = service["spec"] if service["kind"] == "LLMInferenceService" else service["metadata"]
     assert injected.is_wanted(holder["labels"]["headgate.dev/inject"])
     assert injected.read(holder["annotations"], ["8080=http://127.0.0.1:18080"], "0.0.0.0:8481").warnings == []
+
+
+def test_the_triggers_of_the_scaler_are_accepted_by_it() -> None:
+    workload, scaled = example("sklearn-keda")
+    (service,) = [
+        each
+        for each in overlay("standard-keda")
+        if each["metadata"]["name"] == "headgate-scaler" and each["kind"] == "Service"
+    ]
+    host = f"headgate-scaler.{service['metadata']['namespace']}.svc:{service['spec']['ports'][0]['port']}"
+    for one in scaled["spec"]["triggers"]:
+        assert trigger.read("ml", one["metadata"]).source.name == f"{workload['metadata']['name']}-predictor"
+        assert one["metadata"]["scalerAddress"] == host
 
 
 def test_the_recipe_for_any_server_is_what_the_injector_leaves_alone() -> None:
