@@ -50,7 +50,7 @@ def _mlserver(_: Path) -> Program:
 
 
 def _triton(scratch: Path) -> Program:
-    env = {"SCRATCH": str(scratch), "SEGMENTS": f"headgate-pod-{free_port()}-"}
+    env = {"SCRATCH": str(scratch), "SEGMENTS": f"headgate-pod-{free_port()}-", "METRICS_PORT": str(free_port())}
     return Program([str(TRITON.python()), str(_PREDICTORS / "triton/serve.py")], env)
 
 

@@ -51,7 +51,7 @@ def overlay(program: str, name: str) -> list[Document]:
         shutil.copytree(K8S, copy)
         secret = self_made("headgate-system", "headgate-webhook", datetime.datetime.now(datetime.UTC))
         (copy / "components/self-made-certificates/secret.yaml").write_text(secret)
-        folder = copy / name if name == "examples" else copy / "overlays" / name
+        folder = copy / "overlays" / name if name in OVERLAYS else copy / name
         return render(commands()[program], folder)
 
 

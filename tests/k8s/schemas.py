@@ -1,8 +1,9 @@
 """The published schemas, cut to what is used here: `python -m tests.k8s.schemas` makes `schemas.json` anew.
 
 Of each type only the fields stay that our documents use: a field that is not there is either unknown to the API or
-new in our documents, and then the cut must be made again. Sources: Kubernetes' OpenAPI v3 and the CRDs of KEDA and
-cert-manager, from their Go modules (needs Go); KServe's types from its Python package, where a generator has put them.
+new in our documents, and then the cut must be made again. Sources: Kubernetes' OpenAPI v3 and the CRDs of KEDA,
+cert-manager and the Prometheus operator, from their Go modules (needs Go); KServe's types from its Python package,
+where a generator has put them.
 """
 
 import json
@@ -27,15 +28,19 @@ MODULES = {
     "k8s.io/kubernetes": "v1.34.4",
     "github.com/kedacore/keda/v2": "v2.21.0",
     "github.com/cert-manager/cert-manager": "v1.21.2",
+    "github.com/prometheus-operator/prometheus-operator": "v0.85.0",
 }
 _APIS = ("api__v1", *(f"apis__{name}" for name in ("apps__v1", "autoscaling__v2", "networking.k8s.io__v1")))
 _APIS += tuple(f"apis__{name}" for name in ("policy__v1", "rbac.authorization.k8s.io__v1"))
 _APIS += ("apis__admissionregistration.k8s.io__v1",)
 _KEDA, _CERT_MANAGER = "github.com/kedacore/keda/v2", "github.com/cert-manager/cert-manager"
+_PROMETHEUS = "github.com/prometheus-operator/prometheus-operator"
 _CRDS = (
     (_KEDA, "config/crd/bases/keda.sh_scaledobjects.yaml"),
     (_CERT_MANAGER, "deploy/crds/cert-manager.io_certificates.yaml"),
     (_CERT_MANAGER, "deploy/crds/cert-manager.io_issuers.yaml"),
+    (_PROMETHEUS, "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml"),
+    (_PROMETHEUS, "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml"),
 )
 _KSERVE_KINDS = {
     "serving.kserve.io/v1beta1/InferenceService": "V1beta1InferenceService",
@@ -74,7 +79,7 @@ def kind_of(document: Document) -> str:
 def documents() -> Iterator[Document]:
     """Everything that must be valid: overlays, examples, and pods before and after."""
     program = next(iter(rendering.commands()))
-    for name in (*rendering.OVERLAYS, "examples"):
+    for name in (*rendering.OVERLAYS, "examples", "monitoring"):
         yield from rendering.overlay(program, name)
     for name in rendering.EXAMPLES:
         yield from rendering.example(name)

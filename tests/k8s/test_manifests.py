@@ -63,7 +63,7 @@ def flags(container: dict[str, Any]) -> dict[str, list[str]]:
     return given
 
 
-@pytest.mark.parametrize("name", [*OVERLAYS, "examples"])
+@pytest.mark.parametrize("name", [*OVERLAYS, "examples", "monitoring"])
 def test_kubectl_and_kustomize_make_the_same_of_it(name: str) -> None:
     made = [rendering.overlay(program, name) for program in PROGRAMS]
     for documents in made[1:]:
@@ -76,7 +76,7 @@ def _without_certificates(documents: list[Document]) -> str:
     return re.sub(r"(caBundle|ca.crt|tls.crt|tls.key): \S+", "", yaml.safe_dump_all(documents))
 
 
-@pytest.mark.parametrize("name", [*OVERLAYS, "examples"])
+@pytest.mark.parametrize("name", [*OVERLAYS, "examples", "monitoring"])
 def test_every_document_is_valid(name: str) -> None:
     wrong = {f"{each['kind']} {each['metadata']['name']}": problems(each) for each in overlay(name)}
     assert not {document: told for document, told in wrong.items() if told}
@@ -334,14 +334,14 @@ def test_the_recipe_for_any_server_is_what_the_injector_leaves_alone() -> None:
 
 def test_every_metric_that_a_manifest_reads_is_documented() -> None:
     known = set(re.findall(r"`(headgate_\w+)`", (ROOT / "agent/README.md").read_text()))
-    for path in sorted((ROOT / "k8s").rglob("*.yaml")):
-        asked = set(re.findall(r"\bheadgate_\w+", path.read_text())) - {"headgate_demand"}  # prometheus-adapter's name
-        assert asked <= known, path
+    adapted = re.findall(r"as: (headgate_\w+)", (ROOT / "k8s/monitoring/prometheus-adapter.yaml").read_text())
+    for path in sorted((ROOT / "k8s/examples").glob("*.yaml")):
+        assert set(re.findall(r"\bheadgate_\w+", path.read_text())) <= {*known, *adapted}, path
 
 
 def test_the_readme_names_only_what_is_there() -> None:
     text = (ROOT / "k8s/README.md").read_text()
-    for path in re.findall(r"\b(?:k8s/)?((?:base|components|overlays|examples)/[\w./-]*\w)", text):
+    for path in re.findall(r"\b(?:k8s/)?((?:base|components|overlays|examples|monitoring)/[\w./-]*\w)", text):
         assert (ROOT / "k8s" / path).exists() or path.endswith("secret.yaml"), path
     for name in OVERLAYS:
         assert f"overlays/{name}" in text
