@@ -24,8 +24,8 @@ from agent.inject.settings import WebhookSettings
 
 # A pod is at most 1.5 MiB, etcd's limit; a review holds it once, and the old one's place is empty.
 _MAX_BODY = 4 << 20
-# The kubelet exchanges a Secret's files within a minute or two of the Secret.
-_LOOK_S = 5.0
+# How often the certificate's files are looked at, which costs two stat calls.
+_LOOK_S = 1.0
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 
 

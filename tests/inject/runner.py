@@ -26,6 +26,8 @@ _START_S = 60.0
 _STOP_S = 40.0
 _PROBE_S = 2.0
 _PORT = re.compile(r"(?<![\w.])[0-9]{4,5}(?![\w.])")
+# How the names of Triton's shared memory begin, which it leaves behind when it is killed.
+_SEGMENTS = f"headgate-pod-{os.getpid()}-"
 Json = dict[str, Any]
 
 
@@ -50,7 +52,7 @@ def _mlserver(_: Path) -> Program:
 
 
 def _triton(scratch: Path) -> Program:
-    env = {"SCRATCH": str(scratch), "SEGMENTS": f"headgate-pod-{free_port()}-", "METRICS_PORT": str(free_port())}
+    env = {"SCRATCH": str(scratch), "SEGMENTS": f"{_SEGMENTS}{free_port()}-", "METRICS_PORT": str(free_port())}
     return Program([str(TRITON.python()), str(_PREDICTORS / "triton/serve.py")], env)
 
 
@@ -167,6 +169,8 @@ class RunningPod:
         for child in self.children.values():
             child.kill_family()
         self.children.clear()
+        for segment in Path("/dev/shm").glob(f"{_SEGMENTS}*"):
+            segment.unlink(missing_ok=True)
 
     def _end(self, name: str) -> int:
         child = self.children.pop(name)

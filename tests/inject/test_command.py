@@ -67,6 +67,11 @@ async def test_it_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
         event = json.loads(await process.stderr.readline())
         assert (event["event"], event["verdict"]) == ("review", "injected")
+        pair.renew()
+        exchanged = json.loads(await process.stderr.readline())
+        assert exchanged["event"] == "certificate exchanged"
+        _, by_new_root = await asyncio.open_connection("127.0.0.1", port, ssl=pair.client(), server_hostname=HOST)
+        by_new_root.close()
         process.send_signal(signal.SIGTERM)
         rest = [json.loads(line)["event"] for line in (await process.stderr.read()).splitlines()]
         assert (rest, await process.wait()) == (["draining", "ended"], 0)

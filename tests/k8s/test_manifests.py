@@ -8,6 +8,7 @@ import pytest
 import yaml
 from cryptography import x509
 
+from agent import __version__
 from agent.inject.patch import annotations as injected
 from agent.inject.patch.inject import Verdict, inject
 from agent.inject.settings import WebhookSettings
@@ -148,6 +149,7 @@ def test_one_image_everywhere() -> None:
     images["standalone"] = containers(overlay("standalone"))[0][1]["image"]
     recipe = example("any-server")[0]["spec"]["predictor"]["containers"][1]
     assert set(images.values()) == {recipe["image"]}
+    assert recipe["image"].endswith(f":{__version__}")
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
