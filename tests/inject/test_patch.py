@@ -317,6 +317,9 @@ def test_resources_follow_annotations_and_the_queue() -> None:
         assert resources(**{name: text}) == resources()
         assert "is not accepted" in inject(annotated(**{name: text}), NATIVE).warnings[0]
     assert "a full queue may end" in inject(annotated(memory="128Mi"), NATIVE).warnings[0]
+    # A pod that fits on no node would be broken, too.
+    assert resources(queue_bytes="1024GiB")["limits"]["memory"] == "2048Mi"
+    assert "a full queue may end" in inject(annotated(queue_bytes="1024GiB"), NATIVE).warnings[0]
 
 
 def test_quantities_are_read_as_kubernetes_reads_them() -> None:

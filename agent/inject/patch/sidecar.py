@@ -8,6 +8,8 @@ from agent.inject.patch.pod import QUEUE_PROXY, SIDECAR, Container, Json, Pod
 # What an agent needs beside the waiting requests, with room (`make bench`: 44 MiB idle).
 _BASE_BYTES = 128 << 20
 _MIB = 1 << 20
+# More is not requested unless somebody says so: the pod might fit on no node.
+_MOST_BYTES = 2 << 30
 PORT_NAME = "hg-metrics"
 # The image's user, for pods that would otherwise run everything as root.
 _USER = 65532
@@ -63,8 +65,8 @@ def _resources(pod: Pod, defaults: Defaults, wishes: Wishes) -> Json:
     """Requests for both, always: a HorizontalPodAutoscaler fails for a whole workload if one is missing."""
     cpu = wishes.cpu or defaults.cpu
     needed = _BASE_BYTES + wishes.settings.queue_bytes
-    memory = wishes.memory or f"{-(-needed // _MIB)}Mi"
-    if wishes.memory and memory_bytes(memory) < needed:
+    memory = wishes.memory or f"{-(-min(needed, _MOST_BYTES) // _MIB)}Mi"
+    if memory_bytes(memory) < needed:
         wishes.warnings.append(
             f"{MEMORY} {memory} is less than 128Mi and headgate.dev/queue-bytes: a full queue may end the agent"
         )
