@@ -20,7 +20,7 @@ from agent.values import AUTO, Listen, Page, Route
 LIVE = ("limit", "model_limits", "queue", "queue_bytes", "deadline", "model_deadlines")
 
 
-def _knob(
+def knob(
     flag: str, default: str | None, parse: Callable[[str], Any], text: str, *, form: str, repeat: bool = False
 ) -> Any:
     """Declare a setting. `default` is text, parsed like any other; None means that the setting is required."""
@@ -29,15 +29,11 @@ def _knob(
     )
 
 
-# The same for the settings of other commands.
-knob = _knob
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The effective settings of `headgate serve`. Durations are seconds, sizes bytes."""
 
-    routes: tuple[Route, ...] = _knob(
+    routes: tuple[Route, ...] = knob(
         "route",
         None,
         values.route,
@@ -45,17 +41,17 @@ class Settings:
         form="LISTEN=UPSTREAM[,UPSTREAM]",
         repeat=True,
     )
-    admin: Listen = _knob(
+    admin: Listen = knob(
         "admin", "0.0.0.0:8481", values.listen, "where /metrics, /readyz and the like are served", form="HOST:PORT"
     )
-    limit: int | None = _knob(
+    limit: int | None = knob(
         "limit",
         "auto",
         values.limit,
         "how many requests the predictor may execute at once; auto searches for it",
         form="N|auto|none",
     )
-    model_limits: tuple[tuple[str, int], ...] = _knob(
+    model_limits: tuple[tuple[str, int], ...] = knob(
         "model-limit",
         "",
         values.model_limit,
@@ -63,62 +59,62 @@ class Settings:
         form="NAME=N|auto",
         repeat=True,
     )
-    queue: int = _knob(
+    queue: int = knob(
         "queue",
         "1000",
         values.number(0, 1_000_000),
         "how many requests may wait; more are refused at once",
         form="N",
     )
-    queue_bytes: int = _knob(
+    queue_bytes: int = knob(
         "queue-bytes",
         "128MiB",
         values.size(1 << 16, 1 << 40),
         "how many bytes of waiting requests may be held in memory",
         form="SIZE",
     )
-    queued_body: int = _knob(
+    queued_body: int = knob(
         "queued-body",
         "64KiB",
         values.size(1 << 10, 1 << 30),
         "how much of a waiting request's body is read; the rest stays in the client's socket",
         form="SIZE",
     )
-    policy: str = _knob(
+    policy: str = knob(
         "policy",
         "deadline",
         values.choice("deadline", "fifo"),
         "refuse what is predicted to be late and serve by deadlines, or first in, first out",
         form="deadline|fifo",
     )
-    deadline: float = _knob(
+    deadline: float = knob(
         "deadline",
         "10s",
         values.duration(0.001, 86400),
         "how long a caller that does not say waits for its answer; with fifo, how long a request may wait for its slot",
         form="DUR",
     )
-    model_deadlines: tuple[tuple[str, float], ...] = _knob(
+    model_deadlines: tuple[tuple[str, float], ...] = knob(
         "model-deadline", "", values.model_deadline, "the same for one model (repeatable)", form="NAME=DUR", repeat=True
     )
-    deadline_header: str = _knob(
+    deadline_header: str = knob(
         "deadline-header",
         "",
         values.field_name,
         "a header in which callers say how long they will wait: 250 (ms), 250ms or 2s",
         form="NAME",
     )
-    priority_header: str = _knob(
+    priority_header: str = knob(
         "priority-header",
         "",
         values.field_name,
         "a header with the priority: 1 is served first, 0 is none",
         form="NAME",
     )
-    tenant_header: str = _knob(
+    tenant_header: str = knob(
         "tenant-header", "", values.field_name, "a header with the tenant: tenants that wait take turns", form="NAME"
     )
-    v2_hints: tuple[str, ...] = _knob(
+    v2_hints: tuple[str, ...] = knob(
         "v2-hints",
         "",
         values.names("timeout", "priority", "rows"),
@@ -126,84 +122,84 @@ class Settings:
         "the first input, as a measure of work",
         form="NAME,NAME",
     )
-    load_page: bool = _knob(
+    load_page: bool = knob(
         "load-page",
         "on",
         lambda text: values.choice("on", "off")(text) == "on",
         "whether GET /.headgate/load on a data port tells the load, for scalers; off forwards that path like any other",
         form="on|off",
     )
-    knative_metrics: Listen | None = _knob(
+    knative_metrics: Listen | None = knob(
         "knative-metrics",
         "",
         lambda text: values.listen(text) if text else None,
         "where Knative's autoscaler scrapes this pod, as in queue-proxy's place: 0.0.0.0:9090; not served if empty",
         form="HOST:PORT",
     )
-    orca: str = _knob(
+    orca: str = knob(
         "orca",
         "off",
         values.choice("off", "asked", "always"),
         "whether answers to inference carry the load for load balancers (ORCA): to those who ask for it, or to all",
         form="off|asked|always",
     )
-    timeout: float = _knob(
+    timeout: float = knob(
         "timeout", "0", values.duration(0, 86400), "bound on a whole exchange, answer included; 0 is none", form="DUR"
     )
-    overload_status: int = _knob(
+    overload_status: int = knob(
         "overload-status",
         "503",
         lambda text: int(values.choice("503", "429")(text)),
         "the status of a refusal for lack of room or time",
         form="503|429",
     )
-    unknown_route: str = _knob(
+    unknown_route: str = knob(
         "unknown-route",
         "bypass",
         values.choice("bypass", "admit"),
         "what a POST to a route that no protocol knows is: let through, or admitted like inference",
         form="bypass|admit",
     )
-    retry_stale: bool = _knob(
+    retry_stale: bool = knob(
         "retry-stale",
         "false",
         values.switch,
         "send a request once more when a reused connection closes before any answer; the model may run it twice",
         form="",
     )
-    head_timeout: float = _knob(
+    head_timeout: float = knob(
         "head-timeout",
         "10s",
         values.duration(0.1, 3600),
         "how long a head may take to arrive; then 408",
         form="DUR",
     )
-    idle_timeout: float = _knob(
+    idle_timeout: float = knob(
         "idle-timeout", "300s", values.duration(0.1, 86400), "how long a client's connection may be idle", form="DUR"
     )
-    max_head: int = _knob("max-head", "64KiB", values.size(1 << 10, 1 << 20), "the largest head; then 431", form="SIZE")
-    max_connections: int = _knob(
+    max_head: int = knob("max-head", "64KiB", values.size(1 << 10, 1 << 20), "the largest head; then 431", form="SIZE")
+    max_connections: int = knob(
         "max-connections",
         "10000",
         values.number(1, 1_000_000),
         "how many client connections; further ones are closed",
         form="N",
     )
-    drain_delay: float = _knob(
+    drain_delay: float = knob(
         "drain-delay",
         "5s",
         values.duration(0, 3600),
         "how long to go on accepting after SIGTERM, while endpoints are still being removed",
         form="DUR",
     )
-    drain_timeout: float = _knob(
+    drain_timeout: float = knob(
         "drain-timeout",
         "20s",
         values.duration(0, 86400),
         "how long running requests may take after that",
         form="DUR",
     )
-    live_settings: str = _knob(
+    live_settings: str = knob(
         "live-settings",
         "",
         values.text_file,
@@ -211,21 +207,21 @@ class Settings:
         "queue-bytes, deadline and model-deadline",
         form="FILE",
     )
-    log_level: str = _knob(
+    log_level: str = knob(
         "log-level",
         "info",
         values.choice("debug", "info", "warning", "error"),
         "the least severe messages to log",
         form="LEVEL",
     )
-    access_log: Mode = _knob(
+    access_log: Mode = knob(
         "access-log",
         "errors",
         lambda text: Mode(values.choice(*Mode)(text)),
         "which exchanges to log on standard output",
         form="off|errors|all",
     )
-    merge_metrics: tuple[Page, ...] = _knob(
+    merge_metrics: tuple[Page, ...] = knob(
         "merge-metrics",
         "",
         values.page,
