@@ -20,7 +20,7 @@ _SLICE = 500
 # A page that is merged into itself by way of another agent must not go round in circles.
 MERGING = "x-headgate-merging"
 _HEADERS = {
-    "Accept": "text/plain;version=0.0.4,application/openmetrics-text;version=1.0.0;q=0.5",
+    "Accept": "text/plain;version=0.0.4,*/*;q=0.1",
     "Accept-Encoding": "identity",
     "User-Agent": "headgate",
     MERGING: "1",
