@@ -55,7 +55,7 @@ def _demo(cores: Cores, directory: Path) -> Iterator[Ports]:
 def _triton(cores: Cores, directory: Path) -> Iterator[Ports]:
     """It runs where this process does, which is where the cores for clients are."""
 
-    def launch(port: int, grpc_port: int) -> tuple[list[str], Mapping[str, str]]:
+    def launch(port: int, grpc_port: int, _: int) -> tuple[list[str], Mapping[str, str]]:
         env = {
             "HTTP_PORT": str(port),
             "GRPC_PORT": str(grpc_port),
