@@ -178,10 +178,10 @@ class Knee:
             return None
         elapsed, self._begun, self._skip = now - self._begun, None, self.limit
         if self.phase is Phase.CLIMBING:
-            return self._climb(self._count / elapsed if elapsed > 0.0 else 0.0)
+            return self._climb(now, self._count / elapsed if elapsed > 0.0 else 0.0)
         return self._probe(now, elapsed)
 
-    def _climb(self, rate: float) -> Decision:
+    def _climb(self, now: float, rate: float) -> Decision:
         """As long as a step up pays, another follows."""
         if self._last is None or rate > _CLIMB_GAIN[self._factor] * self._last:
             self.rate = self._last = rate
@@ -192,6 +192,8 @@ class Knee:
                 return self._apply(Reason.CLIMBED)
         else:
             self.centre = self._foothold
+            # The knee is near: an experiment, which costs some throughput where the limit is right, can wait a little.
+            self._until = now + _HOLD_S
         self.phase = Phase.PROBING
         return self._apply(Reason.SETTLED)
 
@@ -215,11 +217,12 @@ class Knee:
         self._restart()
         if up > here * (1 + _GAIN) and self.centre < self.highest:
             self._hold = _HOLD_S
-            self.centre *= _STEP
+            self.centre = float(self._neighbour(1))
             self._climb_from(_STEP, float(self.highest))
             return self._apply(Reason.RAISED)
         if down > here * (1 - _LOSS) and self.centre > self.lowest:
-            self.centre /= _STEP
+            # The very limit that was measured: with batches of four, 12 does more than 13.
+            self.centre = float(self._neighbour(2))
             reason = Reason.LOWERED
         else:
             reason = Reason.HELD
@@ -284,13 +287,17 @@ class Knee:
 
     def _apply(self, reason: Reason, probe: int = 0) -> Decision:
         self.centre = min(float(self.highest), max(float(self.lowest), self.centre))
-        centre = round(self.centre)
-        if probe == 1:
-            centre = max(centre + 1, ceil(self.centre * _STEP))
-        elif probe == 2:
-            centre = min(centre - 1, int(self.centre / _STEP))
-        self.limit = min(self.highest, max(self.lowest, centre))
+        self.limit = self._neighbour(probe)
         return Decision(self.limit, reason, self.rate)
+
+    def _neighbour(self, probe: int) -> int:
+        """The limit at the centre (0), a quarter above (1) or a quarter below it (2)."""
+        limit = round(self.centre)
+        if probe == 1:
+            limit = max(limit + 1, ceil(self.centre * _STEP))
+        elif probe == 2:
+            limit = min(limit - 1, int(self.centre / _STEP))
+        return min(self.highest, max(self.lowest, limit))
 
 
 def resumed(search: Knee | None, limit: int | None, *, wanted: bool) -> Knee | None:

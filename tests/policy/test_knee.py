@@ -179,3 +179,13 @@ def test_it_follows_a_predictor_that_changes() -> None:
     cores = 16
     drive.run(400.0)
     assert 12 <= drive.knee.centre <= 26
+
+
+def test_the_very_limit_that_was_measured_is_taken() -> None:
+    """Batches of four: 12 does more than 13."""
+    drive = Drive(
+        Knee(16, highest=16), lambda limit: 0.05 * max(1, -(-limit // 4)) / 3 if limit <= 12 else 0.05 * limit / 12
+    )
+    drive.run(60.0)
+    assert Reason.LOWERED in {decision.reason for decision in drive.decisions}
+    assert drive.knee.centre == 12.0
