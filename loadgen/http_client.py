@@ -1,50 +1,40 @@
-"""HTTP/1.1 client for load: prebuilt requests over keep-alive connections, no task, future or timer per request.
+"""HTTP/1.1 client for load: prebuilt requests over keep-alive connections.
 
-aiohttp costs some 67 us of CPU per request, this 5 to 6: a generator that saturates first measures itself. A request
-takes an idle connection or has a new one opened; nothing ever waits for another request's answer until
-`max_connections` are open, and what waits then is counted in `backlogged` while its clock runs.
+aiohttp costs some 67 us of CPU per request, this 5 to 6: a generator that saturates first measures itself.
 """
 
 import asyncio
-import socket
 import time
-from collections import deque
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from enum import IntEnum
 from typing import cast
 
 import httptools
 
-from loadgen.record import Cause, Outcome, Sample, outcome_of_status
+from loadgen.client import MAX_CONNECTIONS, Address, BaseClient, Link, Tls, resolve
+from loadgen.record import Cause, Sample, outcome_of_status
+from loadgen.sse import Events
 from loadgen.units import NS_PER_S
 
-MAX_CONNECTIONS = 10_000
+__all__ = ["MAX_CONNECTIONS", "Address", "Client", "Tls", "fetch", "resolve"]
 
 # uvicorn drops idle connections after 5 s; reusing an older one races with its close and shows as the server's error.
 _IDLE_NS = 4 * NS_PER_S
-_MIN_TIMER_S = 0.001
 # Answers are kept only where metadata is read; the largest seen (Triton, hundreds of tensors) is below 1 MiB.
 _MAX_BODY = 16 * 1024 * 1024
 
 _SIZING = frozenset({b"content-length", b"transfer-encoding"})
-
-Address = tuple[str, int]
 
 
 class _SurplusError(Exception):
     """Raised into the parser: bytes follow the answer, so the next answer could not be told from them."""
 
 
-async def resolve(host: str, port: int) -> Address:
-    """The first TCP address of `host`, looked up once so that no lookup falls into the run. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return str(found[0][4][0]), port
-
-
-async def fetch(address: Address, request: bytes, timeout_s: float) -> Sample:
-    """One exchange on a connection of its own; the returned sample carries the answer's body."""
+async def fetch(address: Address, request: bytes, timeout_s: float, tls: Tls | None = None) -> Sample:
+    """One exchange on a connection of its own; the returned sample carries the answer's head and body."""
     done: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
-    client = Client(address, done.set_result, timeout_s, keep_bodies=True)
+    client = Client(address, done.set_result, timeout_s, keep_bodies=True, tls=tls)
     try:
         client.send(request, Sample(time.monotonic_ns()))
         return await done
@@ -52,11 +42,10 @@ async def fetch(address: Address, request: bytes, timeout_s: float) -> Sample:
         await client.close()
 
 
-class Client:
-    """Sends requests to one address and reports each sample's end, exactly once, to `on_done`.
+class Client(BaseClient["_Connection"]):
+    """One request at a time on each connection; the connection used last is used next.
 
-    `timeout_s` runs from a sample's intended time, so samples must be sent in that order. Must be made and used inside
-    one running loop. `on_done` may send the next request.
+    With `streaming`, answers are server-sent events, and their number and the time of the first are kept.
     """
 
     def __init__(
@@ -67,116 +56,17 @@ class Client:
         *,
         max_connections: int = MAX_CONNECTIONS,
         keep_bodies: bool = False,
+        tls: Tls | None = None,
+        streaming: bool = False,
     ) -> None:
-        self.backlogged = 0
-        self.opened = 0
-        self.keep_bodies = keep_bodies
-        self._loop = asyncio.get_running_loop()
-        self._address = address
-        self._on_done = on_done
-        self._timeout_s = timeout_s
-        self._timeout_ns = round(timeout_s * NS_PER_S)
-        self._max_connections = max_connections
-        # Ordered by intended time, hence by deadline: one timer for the head serves all.
-        self._unanswered: dict[Sample, _Connection | None] = {}
-        self._pending: deque[tuple[bytes, Sample]] = deque()
+        super().__init__(address, on_done, timeout_s, max_connections=max_connections, keep_bodies=keep_bodies, tls=tls)
+        self.streaming = streaming
         self._idle: dict[_Connection, int] = {}
-        self._connections: set[_Connection] = set()
-        self._dialing: set[_Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._links: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._closed: asyncio.Future[None] | None = None
 
-    @property
-    def inflight(self) -> int:
-        """How many requests were sent and have not ended."""
-        return len(self._unanswered)
+    def _make(self) -> "_Connection":
+        return _Connection(self)
 
-    async def connect(self, count: int) -> None:
-        """Open `count` connections ahead of the load. Raises OSError (TimeoutError is one) when the first fails."""
-        await self._open(_Connection(self))
-        await asyncio.gather(*(self._open(_Connection(self)) for _ in range(count - 1)), return_exceptions=True)
-
-    def send(self, request: bytes, sample: Sample) -> None:
-        """Send now, or as soon as a connection is there; the end of `sample` is reported to `on_done`."""
-        connection = self._take_idle()
-        self._unanswered[sample] = connection
-        if self._timer is None:
-            self._arm()
-        if connection is not None:
-            sample.sent_ns = time.monotonic_ns()
-            connection.send(request, sample)
-            return
-        self._pending.append((request, sample))
-        if self._dial_if_short():
-            sample.sent_ns = time.monotonic_ns()
-        else:
-            self.backlogged += 1
-
-    async def close(self) -> None:
-        """Drop every connection at once; samples that have not ended are reported to nobody."""
-        self._unanswered.clear()
-        self._pending.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-        for connection in list(self._connections):
-            connection.abandon()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._links, return_exceptions=True)
-        if self._connections:
-            self._closed = self._loop.create_future()
-            for connection in list(self._connections):
-                connection.abandon()
-            await self._closed
-
-    async def _open(self, connection: "_Connection") -> None:
-        self._dialing.add(connection)
-        try:
-            sock = socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET, socket.SOCK_STREAM)
-            try:
-                sock.setblocking(False)
-                async with asyncio.timeout(self._timeout_s):
-                    await self._loop.sock_connect(sock, self._address)
-            except BaseException:
-                sock.close()
-                raise
-            # Cancelled in here, asyncio and uvloop can make a protocol that never hears of its connection's end.
-            link = self._loop.create_task(self._link(connection, sock))
-            self._links.add(link)
-            link.add_done_callback(self._links.discard)
-            await asyncio.shield(link)
-        finally:
-            self._dialing.discard(connection)
-
-    async def _link(self, connection: "_Connection", sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await self._loop.create_connection(lambda: connection, sock=sock)
-
-    def _dial_if_short(self) -> bool:
-        if len(self._pending) <= len(self._dialing):
-            return True
-        if len(self._connections) + len(self._dialing) >= self._max_connections:
-            return False
-        connection = _Connection(self)
-        self._dialing.add(connection)
-        task = self._loop.create_task(self._dial(connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return True
-
-    async def _dial(self, connection: "_Connection") -> None:
-        try:
-            await self._open(connection)
-        except OSError:
-            while self._pending:
-                _, sample = self._pending.popleft()
-                if sample.outcome is None:
-                    self._fail(sample, Cause.CONNECT)
-                    return
-
-    def _take_idle(self) -> "_Connection | None":
+    def _take(self) -> "_Connection | None":
         while self._idle:
             connection, since_ns = self._idle.popitem()
             if time.monotonic_ns() - since_ns < _IDLE_NS:
@@ -184,44 +74,12 @@ class Client:
             connection.abandon()
         return None
 
-    def _arm(self) -> None:
-        head = next(iter(self._unanswered))
-        delay_s = (head.intended_ns + self._timeout_ns - time.monotonic_ns()) / NS_PER_S
-        self._timer = self._loop.call_later(max(_MIN_TIMER_S, delay_s), self._expire)
-
-    def _expire(self) -> None:
-        self._timer = None
-        latest_ns = time.monotonic_ns() - self._timeout_ns
-        expired = []
-        for sample, connection in self._unanswered.items():
-            if sample.intended_ns > latest_ns:
-                break
-            expired.append((sample, connection))
-        for sample, connection in expired:
-            if connection is not None:
-                # HTTP/1.1 has no other way to take a request back.
-                connection.abandon()
-            self._fail(sample, Cause.TIMEOUT)
-        if self._unanswered and self._timer is None:
-            self._arm()
-
-    def _fail(self, sample: Sample, cause: Cause) -> None:
-        sample.cause = cause
-        self._end(sample, Outcome.TIMEOUT if cause is Cause.TIMEOUT else Outcome.ERROR)
-
-    def _end(self, sample: Sample, outcome: Outcome) -> None:
-        del self._unanswered[sample]
-        sample.outcome = outcome
-        sample.done_ns = time.monotonic_ns()
-        if not sample.sent_ns:
-            sample.sent_ns = sample.done_ns
-        self._on_done(sample)
+    def _forget(self, connection: "_Connection") -> None:
+        self._idle.pop(connection, None)
 
     def on_connected(self, connection: "_Connection") -> None:
-        """A new connection may be used."""
-        self.opened += 1
+        super().on_connected(connection)
         self._dialing.discard(connection)
-        self._connections.add(connection)
         self._on_free(connection)
 
     def on_answered(self, connection: "_Connection", sample: Sample, status: int, reusable: bool) -> None:
@@ -231,29 +89,11 @@ class Client:
         sample.status = status
         self._end(sample, outcome_of_status(status))
 
-    def on_failed(self, sample: Sample, cause: Cause) -> None:
-        """`sample` will not be answered."""
-        self._fail(sample, cause)
-
-    def on_lost(self, connection: "_Connection") -> None:
-        """The connection is gone; its sample has been reported already."""
-        self._idle.pop(connection, None)
-        self._connections.discard(connection)
-        if self._closed is not None:
-            if not self._connections and not self._closed.done():
-                self._closed.set_result(None)
-        elif self._pending:
-            self._dial_if_short()
-
     def _on_free(self, connection: "_Connection") -> None:
-        while self._pending:
-            request, sample = self._pending.popleft()
-            if sample.outcome is None:
-                sample.sent_ns = sample.sent_ns or time.monotonic_ns()
-                self._unanswered[sample] = connection
-                connection.send(request, sample)
-                return
-        self._idle[connection] = time.monotonic_ns()
+        if self._pending and (waiting := self._next_pending(connection)):
+            connection.send(*waiting)
+        else:
+            self._idle[connection] = time.monotonic_ns()
 
 
 class _State(IntEnum):
@@ -269,10 +109,23 @@ class _State(IntEnum):
     COMPLETE = 4
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(Link):
     """One connection with at most one request on it."""
 
-    __slots__ = ("_body", "_client", "_parser", "_reusable", "_sample", "_sized", "_state", "_status", "_transport")
+    __slots__ = (
+        "_body",
+        "_client",
+        "_events",
+        "_headers",
+        "_parser",
+        "_retry_after",
+        "_reusable",
+        "_sample",
+        "_sized",
+        "_state",
+        "_status",
+        "_transport",
+    )
 
     _transport: asyncio.Transport
 
@@ -285,17 +138,22 @@ class _Connection(asyncio.Protocol):
         self._sized = False  # Content-Length or chunked; without either the close ends the body
         self._reusable = False
         self._body = bytearray()
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._retry_after: bytes | None = None
+        self._events = Events() if client.streaming else None
 
     def send(self, request: bytes, sample: Sample) -> None:
-        """Start an exchange; the connection must be free."""
         assert self._state is _State.FREE, "one request at a time"
         self._sample = sample
         self._state = _State.SENT
         self._sized = False
         self._transport.write(request)
 
+    def cancel(self, _: Sample) -> None:
+        # HTTP/1.1 has no other way to take a request back.
+        self.abandon()
+
     def abandon(self) -> None:
-        """Close at once and report nothing more."""
         self._sample = None
         self._transport.abort()
 
@@ -337,9 +195,14 @@ class _Connection(asyncio.Protocol):
         if self._state is _State.COMPLETE:
             raise _SurplusError
 
-    def on_header(self, name: bytes, _value: bytes) -> None:
-        if name.lower() in _SIZING:
+    def on_header(self, name: bytes, value: bytes) -> None:
+        lower = name.lower()
+        if lower in _SIZING:
             self._sized = True
+        elif lower == b"retry-after":
+            self._retry_after = value
+        if self._client.keep_bodies:
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
@@ -348,6 +211,10 @@ class _Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         if self._client.keep_bodies:
             self._body += data
+        if self._events is not None and self._status == 200 and (found := self._events.feed(data)):
+            assert self._sample is not None
+            self._sample.first_ns = self._sample.first_ns or time.monotonic_ns()
+            self._sample.tokens += found
 
     def on_message_complete(self) -> None:
         if self._status < 200:
@@ -359,9 +226,15 @@ class _Connection(asyncio.Protocol):
     def _answered(self) -> None:
         sample, self._sample = self._sample, None
         assert sample is not None
-        if self._body:
-            sample.body = bytes(self._body)
+        if self._client.keep_bodies:
+            sample.body, sample.headers = bytes(self._body), self._headers
             self._body.clear()
+            self._headers = []
+        if self._retry_after is not None:
+            sample.retry_after_s = _seconds(self._retry_after)
+            self._retry_after = None
+        if self._events is not None:
+            self._events.reset()
         self._state = _State.FREE
         reusable = self._reusable and not self._transport.is_closing()
         if not reusable:
@@ -373,3 +246,14 @@ class _Connection(asyncio.Protocol):
         assert sample is not None
         self._transport.abort()
         self._client.on_failed(sample, cause)
+
+
+def _seconds(value: bytes) -> float | None:
+    """Retry-After as seconds from now: a number, or a date (RFC 9110 section 10.2.3); None for anything else."""
+    text = value.decode("latin-1").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -8,7 +8,7 @@ import math
 import random
 import string
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 # Bodies are drawn element by element in Python (about 0.3 us each), so large tensors get fewer distinct bodies.
@@ -16,7 +16,7 @@ POOL_BODIES = 64
 POOL_ELEMENTS = 2_000_000
 MAX_ELEMENTS = 50_000_000
 
-_STRING_LENGTH = 16
+STRING_LENGTH = 16
 _LETTERS = string.ascii_lowercase + string.digits
 
 
@@ -51,9 +51,32 @@ _VALUES: dict[str, Callable[[random.Random], object]] = {
     **{f"UINT{bits}": _integer(bits) for bits in (8, 16, 32, 64)},
     **{f"INT{bits}": _integer(bits - 1) for bits in (8, 16, 32, 64)},
     **{f"FP{bits}": lambda source: round(source.random(), 4) for bits in (16, 32, 64)},
-    "BYTES": lambda source: "".join(source.choices(_LETTERS, k=_STRING_LENGTH)),
 }
-DATATYPES = tuple(_VALUES)
+DATATYPES = (*_VALUES, "BYTES")
+
+# The elements of each input of one request, flattened: bool, int, float or str, as the datatype says.
+Values = list[tuple[Tensor, list[Any]]]
+
+
+def random_values(tensors: Sequence[Tensor], source: random.Random, string_length: int = STRING_LENGTH) -> Values:
+    """One request's worth of random elements."""
+    return [(tensor, _random(tensor, source, string_length)) for tensor in tensors]
+
+
+def zero_values(tensors: Sequence[Tensor]) -> Values:
+    """Nothing but zeros and empty strings: the cheapest request of its size, and the same every time."""
+    zeros: dict[str, object] = {"BYTES": "", "BOOL": False}
+    return [
+        (tensor, [zeros.get(tensor.datatype, 0.0 if tensor.datatype.startswith("FP") else 0)] * tensor.elements)
+        for tensor in tensors
+    ]
+
+
+def _random(tensor: Tensor, source: random.Random, string_length: int) -> list[Any]:
+    if tensor.datatype == "BYTES":
+        return ["".join(source.choices(_LETTERS, k=string_length)) for _ in range(tensor.elements)]
+    value = _VALUES[tensor.datatype]
+    return [value(source) for _ in range(tensor.elements)]
 
 
 def pool_size(tensors: Sequence[Tensor]) -> int:
@@ -65,30 +88,34 @@ def pool_size(tensors: Sequence[Tensor]) -> int:
 def infer_bodies(tensors: Sequence[Tensor], count: int, seed: int) -> list[bytes]:
     """`count` distinct V2 JSON inference bodies; equal arguments give equal bytes."""
     source = random.Random(seed)
-    return [_infer_body(tensors, number, source) for number in range(count)]
+    return [json_body(random_values(tensors, source), number) for number in range(count)]
 
 
-def _infer_body(tensors: Sequence[Tensor], number: int, source: random.Random) -> bytes:
-    inputs = []
-    for tensor in tensors:
-        value = _VALUES[tensor.datatype]
-        data = [value(source) for _ in range(tensor.elements)]
-        inputs.append({"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": data})
+def json_body(values: Values, number: int) -> bytes:
+    """A V2 request with JSON tensors."""
+    inputs = [
+        {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": data}
+        for tensor, data in values
+    ]
     return json.dumps({"id": str(number), "inputs": inputs}, separators=(",", ":")).encode()
 
 
-def model_path(prefix: str, model: str) -> str:
+def model_path(prefix: str, model: str, version: str = "") -> str:
     """The V2 path of `model` below a URL path `prefix`."""
-    return f"{prefix.rstrip('/')}/v2/models/{quote(model, safe='')}"
+    path = f"{prefix.rstrip('/')}/v2/models/{quote(model, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
 
 
 def encode_request(
-    method: str, authority: str, path: str, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
+    method: str,
+    authority: str,
+    path: str,
+    headers: Sequence[tuple[str, str]] = (),
+    body: bytes = b"",
+    own: Sequence[tuple[str, str]] = (("Accept", "application/json"), ("Content-Type", "application/json")),
 ) -> bytes:
-    """One HTTP/1.1 request. `headers` come after, and replace by name, those it would send by itself."""
-    own = [("Host", authority), ("Accept", "application/json")]
-    if body:
-        own.append(("Content-Type", "application/json"))
+    """One HTTP/1.1 request. `headers` come after, and replace by name, those it sends by itself: Host and `own`."""
+    own = [("Host", authority), *(field for field in own if body or field[0] != "Content-Type")]
     given = {name.lower() for name, _ in headers}
     lines = [f"{method} {path} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in own if name.lower() not in given]
@@ -98,13 +125,13 @@ def encode_request(
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-def resolve_tensors(metadata: object, shapes: Sequence[Tensor]) -> list[Tensor]:
+def resolve_tensors(metadata: object, shapes: Sequence[Tensor], batch: int = 1) -> list[Tensor]:
     """The inputs to send: those of the model's V2 `metadata` (parsed JSON), with `shapes` laid over them by name.
 
-    Without usable metadata `shapes` alone counts. A variable dimension (-1) becomes 1 unless a shape sets it. An empty
-    datatype in `shapes` means the metadata's, or FP32. Raises PayloadError.
+    Without usable metadata `shapes` alone counts. A variable dimension (-1) becomes 1, and the first of an input
+    `batch`, unless a shape sets it. An empty datatype in `shapes` means the metadata's, or FP32. Raises PayloadError.
     """
-    known = _metadata_inputs(metadata)
+    known = _metadata_inputs(metadata, batch)
     given = {shape.name: shape for shape in shapes}
     if not known and not given:
         raise PayloadError(
@@ -118,7 +145,7 @@ def resolve_tensors(metadata: object, shapes: Sequence[Tensor]) -> list[Tensor]:
         datatype, dims = known.get(name, ("FP32", ()))
         shape = given.get(name)
         tensor = Tensor(name, (shape and shape.datatype) or datatype, shape.shape if shape else dims)
-        if tensor.datatype not in _VALUES:
+        if tensor.datatype not in DATATYPES:
             raise PayloadError(f"input {tensor.name} has datatype {tensor.datatype}; accepted: {', '.join(DATATYPES)}")
         tensors.append(tensor)
     if sum(tensor.elements for tensor in tensors) > MAX_ELEMENTS:
@@ -126,7 +153,7 @@ def resolve_tensors(metadata: object, shapes: Sequence[Tensor]) -> list[Tensor]:
     return tensors
 
 
-def _metadata_inputs(metadata: object) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _metadata_inputs(metadata: object, batch: int) -> dict[str, tuple[str, tuple[int, ...]]]:
     """name -> (datatype, shape); empty unless every input is well-formed."""
     inputs = metadata.get("inputs") if isinstance(metadata, dict) else None
     known: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -135,7 +162,8 @@ def _metadata_inputs(metadata: object) -> dict[str, tuple[str, tuple[int, ...]]]
             case {"name": str(name), "datatype": str(datatype), "shape": [*dims]} if all(
                 type(dim) is int for dim in dims
             ):
-                known[name] = (datatype, tuple(max(1, dim) for dim in dims))
+                first = [batch if dim < 0 else dim for dim in dims[:1]]
+                known[name] = (datatype, tuple(max(1, dim) for dim in (*first, *dims[1:])))
             case _:
                 return {}
     return known

@@ -5,22 +5,13 @@ keeps to the schedule would feel, `service` = done - sent is what most generator
 generator's own lateness. Keeping the three apart is what makes a late generator visible instead of flattering.
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
-# A bucket is at most 1/128 of its lower edge wide: reported percentiles are never below the exact ones and at most
-# 0.8 % above them. HdrHistogram with two significant digits has the same layout and precision.
-_PRECISION_BITS = 7
-
-# The numbers are the generator's own where more than a tenth of the reported p99 is its lateness.
-_LAG_SHARE = 0.1
-_LAG_FLOOR_NS = 1_000_000
-
-# The odds that a percentile printed as a value is in truth exceeded by more than its share of requests.
-_RISK = 0.01
+from loadgen.histogram import Histogram
 
 
 class Outcome(StrEnum):
@@ -30,6 +21,7 @@ class Outcome(StrEnum):
     SHED = "shed"  # 503 or 429: refused on purpose
     ERROR = "error"  # any other status, or no valid answer
     TIMEOUT = "timeout"  # the caller's own patience ran out
+    CANCELLED = "cancelled"  # taken back by the caller on purpose
 
 
 class Cause(StrEnum):
@@ -41,9 +33,54 @@ class Cause(StrEnum):
     TRUNCATED = "closed inside the answer"
     INVALID = "answer is not valid HTTP"
     TIMEOUT = "no answer in time"
+    CANCELLED = "taken back"
+    GOAWAY = "stream refused or connection going away"
 
 
 SHED_STATUSES = frozenset({429, 503})
+
+
+class GrpcStatus(IntEnum):
+    """The codes of the gRPC specification (statuscodes.md); HTTP statuses are 100 and up, so the two never mix."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+_GRPC_OUTCOMES = {
+    GrpcStatus.OK: Outcome.OK,
+    GrpcStatus.UNAVAILABLE: Outcome.SHED,
+    GrpcStatus.RESOURCE_EXHAUSTED: Outcome.SHED,
+    # The deadline is the caller's own, sent along as grpc-timeout; a server that keeps it answers as the time is up.
+    GrpcStatus.DEADLINE_EXCEEDED: Outcome.TIMEOUT,
+}
+
+
+def outcome_of_grpc(code: int) -> Outcome:
+    """The outcome of a call that ended with trailers."""
+    return _GRPC_OUTCOMES.get(GrpcStatus(code), Outcome.ERROR) if code in range(17) else Outcome.ERROR
+
+
+def status_name(status: int) -> str:
+    """`HTTP 503`, `gRPC UNAVAILABLE`."""
+    if status >= 100:
+        return f"HTTP {status}"
+    return f"gRPC {GrpcStatus(status).name}" if status in range(17) else f"gRPC {status}"
 
 
 def outcome_of_status(status: int) -> Outcome:
@@ -54,125 +91,74 @@ def outcome_of_status(status: int) -> Outcome:
 
 
 class Sample:
-    """One request: `step` is its place in the schedule's steps; `status` is 0 where no answer arrived whole.
+    """One request. `step` is its place in the schedule's steps, `status` the HTTP or gRPC one of an answer that arrived
+    whole: it counts only where `outcome` is set and `cause` is not.
 
-    `body` is the answer's, where the client was asked to keep bodies; otherwise empty.
+    `origin_ns` is the intended time of the first attempt, where this is a later one; `request` is kept where there may
+    be one, and `model` is its place among several. `first_ns` and `tokens` are those of a streamed answer; `body`,
+    `headers` are kept where the client was asked to. What is not set on an object stands here: most requests never set
+    it, and slots would have to be filled one by one.
     """
 
-    __slots__ = ("body", "cause", "done_ns", "intended_ns", "outcome", "sent_ns", "status", "step")
+    sent_ns = 0
+    done_ns = 0
+    first_ns = 0
+    origin_ns = 0
+    status = 0
+    attempt = 0
+    model = 0
+    tokens = 0
+    request = b""
+    outcome: Outcome | None = None
+    cause: Cause | None = None
+    retry_after_s: float | None = None
+    body = b""
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
     def __init__(self, intended_ns: int, step: int = 0) -> None:
         self.intended_ns = intended_ns
-        self.sent_ns = 0
-        self.done_ns = 0
         self.step = step
-        self.status = 0
-        self.outcome: Outcome | None = None
-        self.cause: Cause | None = None
-        self.body = b""
 
     @property
     def response_ns(self) -> int:
         """From the intended send time to the end."""
-        return self.done_ns - self.intended_ns
-
-
-def samples_needed(quantile: float) -> int:
-    """How many samples a percentile needs before it is a value: with fewer, 1 % of runs see nothing beyond it.
-
-    The largest n with quantile ** n > 0.01, plus one: 44 for p90, 90 for p95, 459 for p99, 4603 for p99.9.
-    """
-    return math.ceil(math.log(_RISK) / math.log(quantile))
-
-
-class Histogram:
-    """Counts of nanosecond values in log-linear buckets; memory grows with the number of distinct buckets only."""
-
-    __slots__ = ("_buckets", "count", "max", "min", "total")
-
-    def __init__(self) -> None:
-        self._buckets: dict[int, int] = {}
-        self.count = 0
-        self.total = 0
-        self.min = 0
-        self.max = 0
-
-    def add(self, ns: int) -> None:
-        """Count one value; a negative one, which only a clock fault can make, counts as 0."""
-        ns = max(ns, 0)
-        shift = ns.bit_length() - _PRECISION_BITS - 1
-        index = ns if shift <= 0 else (shift << _PRECISION_BITS) + (ns >> shift)
-        buckets = self._buckets
-        buckets[index] = buckets.get(index, 0) + 1
-        if not self.count or ns < self.min:
-            self.min = ns
-        self.max = max(self.max, ns)
-        self.count += 1
-        self.total += ns
-
-    def merge(self, other: "Histogram") -> None:
-        """Add everything `other` counted; the result equals one histogram that saw both."""
-        if not other.count:
-            return
-        for index, number in other._buckets.items():
-            self._buckets[index] = self._buckets.get(index, 0) + number
-        self.min = min(self.min, other.min) if self.count else other.min
-        self.max = max(self.max, other.max)
-        self.count += other.count
-        self.total += other.total
-
-    def percentile(self, quantile: float) -> int:
-        """The smallest value that at least `quantile` (0..1) of the samples do not exceed, rounded up to its bucket's
-        upper edge. Raises ValueError when nothing was counted."""
-        if not self.count:
-            raise ValueError("percentile of an empty histogram")
-        rank = max(1, math.ceil(quantile * self.count))
-        for upper, number in self.buckets():
-            rank -= number
-            if rank <= 0:
-                return max(self.min, min(upper, self.max))
-        return self.max
-
-    def is_enough_for(self, quantile: float) -> bool:
-        """Whether the percentile may be called a value, not only the largest of too few."""
-        return self.count >= samples_needed(quantile)
-
-    def mean(self) -> float:
-        """Arithmetic mean in nanoseconds; 0 when nothing was counted."""
-        return self.total / self.count if self.count else 0.0
-
-    def buckets(self) -> list[tuple[int, int]]:
-        """(largest value of the bucket in nanoseconds, count), ascending, empty buckets left out."""
-        return [(_upper_edge(index), self._buckets[index]) for index in sorted(self._buckets)]
-
-
-def _upper_edge(index: int) -> int:
-    shift = max(0, (index >> _PRECISION_BITS) - 1)
-    return (((index - (shift << _PRECISION_BITS)) + 1) << shift) - 1
+        return self.done_ns - (self.origin_ns or self.intended_ns)
 
 
 class Recorder:
-    """Everything counted about one step of a run, or about several when merged."""
+    """Everything counted about one step of a run, or about several when merged.
 
-    __slots__ = ("causes", "lag", "response", "service", "statuses")
+    `first` is the time to the first piece of streamed answers, `tokens` their pieces, `retried` the attempts that were
+    refused and made again; those are in nothing else.
+    """
+
+    __slots__ = ("causes", "first", "lag", "response", "retried", "service", "statuses", "tokens")
 
     def __init__(self) -> None:
         self.response = {outcome: Histogram() for outcome in Outcome}
         self.service = {outcome: Histogram() for outcome in Outcome}
         self.lag = Histogram()
+        self.first = Histogram()
         self.statuses: Counter[int] = Counter()
         self.causes: Counter[Cause] = Counter()
+        self.tokens = 0
+        self.retried = 0
 
     def add(self, sample: Sample) -> None:
         """Count a sample that ended."""
-        assert sample.outcome is not None, "a sample is recorded after its end"
-        self.response[sample.outcome].add(sample.done_ns - sample.intended_ns)
-        self.service[sample.outcome].add(sample.done_ns - sample.sent_ns)
+        outcome = sample.outcome
+        assert outcome is not None, "a sample is recorded after its end"
+        origin_ns = sample.origin_ns or sample.intended_ns
+        self.response[outcome].add(sample.done_ns - origin_ns)
+        self.service[outcome].add(sample.done_ns - sample.sent_ns)
         self.lag.add(sample.sent_ns - sample.intended_ns)
         if sample.cause is None:
             self.statuses[sample.status] += 1
         else:
             self.causes[sample.cause] += 1
+        if sample.first_ns:
+            self.first.add(sample.first_ns - origin_ns)
+            self.tokens += sample.tokens
 
     @property
     def count(self) -> int:
@@ -183,30 +169,54 @@ class Recorder:
         """How many samples ended so."""
         return self.response[outcome].count
 
+    def share_of(self, outcome: Outcome) -> float:
+        """The share of samples that ended so; 0 when there are none."""
+        return self.response[outcome].count / self.count if self.count else 0.0
+
+    def merge(self, other: "Recorder") -> None:
+        """Add everything that `other` counted."""
+        for outcome in Outcome:
+            self.response[outcome].merge(other.response[outcome])
+            self.service[outcome].merge(other.service[outcome])
+        self.lag.merge(other.lag)
+        self.first.merge(other.first)
+        self.statuses.update(other.statuses)
+        self.causes.update(other.causes)
+        self.tokens += other.tokens
+        self.retried += other.retried
+
 
 def merged(recorders: Iterable[Recorder]) -> Recorder:
     """One recorder that holds what all of `recorders` hold; they stay as they are."""
     whole = Recorder()
     for recorder in recorders:
-        for outcome in Outcome:
-            whole.response[outcome].merge(recorder.response[outcome])
-            whole.service[outcome].merge(recorder.service[outcome])
-        whole.lag.merge(recorder.lag)
-        whole.statuses.update(recorder.statuses)
-        whole.causes.update(recorder.causes)
+        whole.merge(recorder)
     return whole
+
+
+class Beat(NamedTuple):
+    """What the generator saw of itself at one moment: requests in flight, and its CPU seconds since the start."""
+
+    at_s: float
+    inflight: int
+    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What a run measured.
 
-    `steps` holds one recorder per schedule step (one in closed loop). Rates are counts over `rated_s`: the schedule's
+    `steps` holds one recorder per schedule step (one in closed loop), `models` one per model where there are several,
+    `windows` one per `window_s` seconds of the run, by its number. Rates are counts over `rated_s`: the schedule's
     length, or in closed loop all of `elapsed_s`, the time until the last request ended; `cpu_s` is the CPU time of the
     process in it. `unfinished` requests were cut off by `stop()`; `backlogged` ones waited for a free connection.
+    `beats` come some fifty times a second; `stall_s` is the longest that one came late.
     """
 
     steps: list[Recorder] = field(default_factory=list)
+    models: dict[str, Recorder] = field(default_factory=dict)
+    windows: dict[int, Recorder] = field(default_factory=dict)
+    window_s: float = 0.0
     sent: int = 0
     unfinished: int = 0
     rated_s: float = 0.0
@@ -215,24 +225,10 @@ class Result:
     connections: int = 0
     backlogged: int = 0
     open_loop: bool = False
+    beats: list[Beat] = field(default_factory=list)
+    stall_s: float = 0.0
 
     @property
     def total(self) -> Recorder:
         """All steps in one."""
         return merged(self.steps)
-
-    @property
-    def generator_limit(self) -> str:
-        """Why the numbers tell of the generator rather than of the target; empty when they do not."""
-        if self.backlogged:
-            return f"{self.backlogged} requests waited in the generator because all its connections were in use"
-        total = self.total
-        response = Histogram()
-        for outcome in Outcome:
-            response.merge(total.response[outcome])
-        if not self.open_loop or not response.count:
-            return ""
-        lag, felt = total.lag.percentile(0.99), response.percentile(0.99)
-        if lag > max(_LAG_FLOOR_NS, _LAG_SHARE * felt):
-            return f"sends were late by {lag / 1e6:.1f} ms at p99, more than a tenth of the response time"
-        return ""

@@ -1,58 +1,22 @@
-"""The settings of `headgate-load run`: every flag once, read from text, all problems reported together."""
+"""The settings of every command: each flag once, read from text, all problems reported together."""
 
 import argparse
 import math
-import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
-from loadgen.payload import DATATYPES, MAX_ELEMENTS, Tensor
+from loadgen.flags import FLAGS, POSITIONAL, Flag
+from loadgen.payload import Tensor
 from loadgen.schedule import MAX_ARRIVALS, Arrivals, Step, planned_arrivals
-from loadgen.units import parse_duration
+from loadgen.values import Protocol, Slo, Spread, Url
 
-_T = TypeVar("_T")
-_D = TypeVar("_D")
-
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_PREFIX = re.compile(r"[\x21-\x7e]*")
-_SHAPE = re.compile(r"([^:]+):(\d+(?:,\d+)*)(?::([A-Z0-9]+))?")
-# The client frames bodies itself; a second Content-Length would make requests that peers rightly refuse.
-_FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "expect", "upgrade"})
-
-RATE = (0.01, 200_000.0)
-CONCURRENCY = (1, 10_000)
-DURATION_S = (0.1, 86_400.0)
-TIMEOUT_S = (0.001, 3_600.0)
-SEED = (0, 2**32 - 1)
-MAX_STEPS = 1_000
-
-# flag, short form, metavar, help; the defaults stand in `read_settings`.
-FLAGS: tuple[tuple[str, str, str, str], ...] = (
-    ("--model", "-m", "NAME", "model to send to (required)"),
-    ("--concurrency", "-c", "N", "closed loop: N callers, each sends when its last request has ended (default: 1)"),
-    ("--rate", "-q", "R", "open loop: R requests a second, whatever the target does"),
-    ("--steps", "", "R:DUR,...", "open loop with a rate that changes, such as 100:5s,300:5s"),
-    ("--arrivals", "", "KIND", "open loop: poisson (default) or constant"),
-    ("--duration", "-z", "DUR", "how long to send (default: 10s, or until --requests were sent)"),
-    ("--requests", "-n", "N", "how many requests to send at most"),
-    ("--timeout", "-t", "DUR", "a caller's patience, from the intended send time (default: 10s)"),
-    (
-        "--shape",
-        "",
-        "NAME:DIMS[:TYPE]",
-        "an input's shape, such as input-0:3,224,224:FP32; repeatable; default: metadata",
-    ),
-    ("--header", "-H", "NAME: VALUE", "a header to add; repeatable"),
-    ("--seed", "", "N", "repeat the arrivals and inputs of an earlier run (default: random, printed)"),
-    ("--json", "", "FILE", "write the whole result there"),
-)
-REPEATABLE = frozenset({"--shape", "--header"})
-_REQUIRED = frozenset({"url", "--model"})
+_SEED_BITS = 32
+_LOADS = frozenset({"run", "sweep", "search", "tune", "replay"})
+_POISSON = Spread(Arrivals.POISSON)
+DEFAULT_CALLERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
 class SettingsError(Exception):
@@ -63,89 +27,124 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
-    """`http://HOST[:PORT][/PREFIX]`, taken apart."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One command that loads a target.
 
-    host: str
-    port: int
-    prefix: str
+    `concurrency` and `rate` hold the levels, one for `run`; closed loop has no rate and no `steps`, and where neither
+    is given one caller (or a ladder of them) is. `requests` is math.inf where only the duration ends the run,
+    `duration` is math.inf where only the count does. Times are in seconds.
+    """
+
+    command: str
+    url: Url
+    model: tuple[tuple[str, float], ...] = ()
+    model_version: str = ""
+    protocol: Protocol = Protocol.HTTP
+    path: str = ""
+    header: tuple[tuple[str, str], ...] = ()
+    authority: str = ""
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    insecure: bool = False
+    concurrency: tuple[int, ...] = ()
+    rate: tuple[float, ...] = ()
+    steps: tuple[Step, ...] = ()
+    arrivals: Spread = _POISSON
+    duration: float = 10.0
+    requests: float = math.inf
+    ramp: float = 0.0
+    max_in_flight: int = 10_000
+    connections: int = 0
+    streams: int = 64
+    seed: int = 0
+    trace: Path | None = None
+    speed: float = 1.0
+    input_data: str = "random"
+    pool: int = 0
+    shape: tuple[Tensor, ...] = ()
+    batch: int = 1
+    string_length: int = 16
+    max_tokens: int = 64
+    tensor_format: str = "auto"
+    data: str = ""
+    data_file: Path | None = None
+    warmup: float = 0.0
+    window: float = 1.0
+    stable: float = 0.03
+    max_level_time: float = 30.0
+    cooldown: float = 0.0
+    slo: tuple[Slo, ...] = ()
+    fail_on: frozenset[str] = frozenset({"slo", "generator"})
+    timeout: float = 10.0
+    cancel: tuple[float, float] = (0.0, 0.0)
+    retry: int = 0
+    retry_after: str = "honour"
+    scrape: tuple[Url, ...] = ()
+    scrape_interval: float = 1.0
+    proof: str = "auto"
+    growth: float = 0.005
+    startup: float = 30.0
+    preferred_batch: int = 1
+    output: Path | None = None
+    format: str = "text"
+    json: Path | None = None
+    tag: tuple[tuple[str, str], ...] = ()
+    no_tui: bool = False
+    quiet: bool = False
+    workers: int = 1
+    history: str = ""
+    name: str = ""
 
     @property
-    def authority(self) -> str:
-        """The Host header that goes with it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == 80 else f"{host}:{self.port}"
+    def models(self) -> tuple[str, ...]:
+        """The names of all models, in order."""
+        return tuple(name for name, _ in self.model)
 
-    def __str__(self) -> str:
-        return f"http://{self.authority}{self.prefix}"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """One run. `steps` is empty in closed loop, `concurrency` is 0 in open loop; `limit` is math.inf where only the
-    duration ends the run, `duration_s` is math.inf where only the count does."""
-
-    url: Url
-    model: str
-    concurrency: int
-    steps: tuple[Step, ...]
-    arrivals: Arrivals
-    duration_s: float
-    limit: float
-    timeout_s: float
-    shapes: tuple[Tensor, ...]
-    headers: tuple[tuple[str, str], ...]
-    seed: int
-    json: Path | None
+    @property
+    def is_grpc(self) -> bool:
+        """Whether requests go over gRPC."""
+        return self.protocol in {Protocol.GRPC, Protocol.GRPC_STREAM}
 
 
-def read_settings(given: argparse.Namespace) -> Settings:
-    """The settings that `given` describes: `url` and, per flag, its text, a list of texts, or None.
+def read_settings(command: str, given: argparse.Namespace) -> Settings:
+    """The settings that `given` describes: per flag its text, a list of texts, or None.
 
     Raises SettingsError with every problem found.
     """
     reader = _Reader(given)
-    url = reader.read("url", parse_url, "http://HOST[:PORT][/PREFIX]", None, name="URL")
-    model = reader.read("--model", _parse_name, "a model name", None)
-    limit = reader.read("--requests", _integer(1, MAX_ARRIVALS), f"a whole number from 1 to {MAX_ARRIVALS}", math.inf)
-    duration_s = reader.read(
-        "--duration", _duration(DURATION_S), "a duration from 100ms to 24h", 10.0 if math.isinf(limit) else math.inf
-    )
-    rate = reader.read("--rate", _number(RATE), f"requests per second from {RATE[0]:g} to {RATE[1]:g}", 0.0)
-    steps = reader.read(
-        "--steps", parse_steps, f"RATE:DURATION[,...], rates from 0 to {RATE[1]:g}, at most {MAX_STEPS}", ()
-    )
-    arrivals = reader.read("--arrivals", Arrivals, " or ".join(Arrivals), Arrivals.POISSON)
-    concurrency = reader.read(
-        "--concurrency", _integer(*CONCURRENCY), "a whole number from {} to {}".format(*CONCURRENCY), 0
-    )
-    timeout_s = reader.read("--timeout", _duration(TIMEOUT_S), "a duration from 1ms to 1h", 10.0)
-    seed = reader.read("--seed", _integer(*SEED), "a whole number from {} to {}".format(*SEED), None)
-    shapes = reader.read_all(
-        "--shape", parse_shape, f"NAME:DIM,DIM[:DATATYPE] with DATATYPE one of {', '.join(DATATYPES)}"
-    )
-    headers = reader.read_all("--header", parse_header, "'NAME: VALUE', and none that frames the request")
-    json = reader.read("--json", _parse_output, "a file in a folder that exists", None)
-    if rate:
-        steps = (Step(rate, duration_s),)
-    reader.check_together(steps, limit)
-    if reader.problems or url is None or model is None:
+    values = {flag.field: reader.read(flag) for flag in (*POSITIONAL, *FLAGS) if command in flag.commands}
+    reader.check(command, values)
+    if reader.problems:
         raise SettingsError(reader.problems)
-    return Settings(
-        url=url,
-        model=model,
-        concurrency=0 if steps else concurrency or 1,
-        steps=steps,
-        arrivals=arrivals,
-        duration_s=duration_s,
-        limit=limit,
-        timeout_s=timeout_s,
-        shapes=tuple(shapes),
-        headers=tuple(headers),
-        seed=secrets.randbelow(SEED[1] + 1) if seed is None else seed,
-        json=json,
-    )
+    return Settings(command=command, **_completed(command, values, reader.has))
+
+
+def _completed(command: str, values: dict[str, Any], has: Callable[[str], bool]) -> dict[str, Any]:
+    """What follows from the rest where it was not said."""
+    url: Url = values["url"]
+    if values["protocol"] is None:
+        values["protocol"] = Protocol.GRPC if url.scheme in {"grpc", "grpcs"} else Protocol.HTTP
+    if values["seed"] is None:
+        values["seed"] = secrets.randbits(_SEED_BITS)
+    if command == "run":
+        if has("requests") and not has("duration"):
+            values["duration"] = math.inf
+        if values["rate"]:
+            values["steps"] = _ramped(values["rate"][0], values["duration"], values["ramp"])
+        if not values["steps"] and values["arrivals"].file is None and not values["concurrency"]:
+            values["concurrency"] = (1,)
+    if command in {"sweep", "search", "tune"} and not values.get("rate") and not values["concurrency"]:
+        values["concurrency"] = DEFAULT_CALLERS
+    if values.get("scrape"):
+        values["scrape"] = tuple(values["scrape"])
+    return values
+
+
+def _ramped(rate: float, duration_s: float, ramp_s: float) -> tuple[Step, ...]:
+    flat = Step(rate, duration_s)
+    return (Step(0.0, ramp_s, rate), flat) if ramp_s else (flat,)
 
 
 class _Reader:
@@ -155,134 +154,69 @@ class _Reader:
         self.problems: list[str] = []
         self._given = given
 
-    def _has(self, flag: str) -> bool:
-        return self._text(flag) is not None
+    def has(self, field: str) -> bool:
+        """Whether the flag was given."""
+        return getattr(self._given, field, None) not in (None, False, [])
 
-    def read(self, flag: str, parse: Callable[[str], _T], accepted: str, default: _D, *, name: str = "") -> _T | _D:
-        text = self._text(flag)
-        if text is None:
-            if default is None and flag in _REQUIRED:
-                self.problems.append(f"{name or flag} is missing; accepted: {accepted}")
-            return default
+    def read(self, flag: Flag) -> Any:
+        given = getattr(self._given, flag.field, None)
+        if flag.many:
+            return tuple(value for text in given or () if (value := self._parsed(flag, text)) is not None)
+        if given is None:
+            if flag.required:
+                self.problems.append(f"{flag.name} is missing; accepted: {flag.accepted}")
+            return flag.default
+        if flag.parse is None:
+            return bool(given)
+        return self._parsed(flag, given)
+
+    def _parsed(self, flag: Flag, text: str) -> Any:
+        assert flag.parse is not None
         try:
-            return parse(text)
+            return flag.parse(text)
         except ValueError:
-            self.problems.append(f"{name or flag} {text!r}; accepted: {accepted}")
-            return default
+            self.problems.append(f"{flag.name} {text!r}; accepted: {flag.accepted}")
+            return None if flag.many else flag.default
 
-    def read_all(self, flag: str, parse: Callable[[str], _T], accepted: str) -> list[_T]:
-        values = []
-        for text in getattr(self._given, _attribute(flag)) or ():
-            try:
-                values.append(parse(text))
-            except ValueError:
-                self.problems.append(f"{flag} {text!r}; accepted: {accepted}")
-        return values
+    def check(self, command: str, values: dict[str, Any]) -> None:
+        """Find flags that do not go together."""
+        self._exclude("rate", "steps", "concurrency")
+        self._exclude("steps", "duration")
+        self._exclude("data", "data_file")
+        if command == "run":
+            self._exclude("arrivals", "concurrency")
+            if self.has("arrivals") and values["arrivals"].file is None and not (self.has("rate") or self.has("steps")):
+                self.problems.append("--arrivals: only with --rate or --steps")
+            limit = values["requests"]
+            for step in values["rate"]:
+                self._bound(min(step * values["duration"] if not self.has("requests") else limit, limit))
+            self._bound(min(planned_arrivals(values["steps"]), limit))
+        if command in _LOADS | {"inspect"} and values["url"] is not None:
+            self._check_target(values)
+        if command in {"search", "tune"} and not values["slo"] and not any("--slo" in p for p in self.problems):
+            self.problems.append("--slo is missing; accepted: such as 'p99<250ms'")
+        if values.get("cert") and not values.get("key"):
+            self.problems.append("--cert: only with --key")
 
-    def check_together(self, steps: tuple[Step, ...], limit: float) -> None:
-        """Find flags that do not go together; `steps` is what is planned."""
-        self._exclude("--rate", "--steps", "--concurrency")
-        self._exclude("--arrivals", "--concurrency")
-        self._exclude("--steps", "--duration")
-        if self._has("--arrivals") and not (self._has("--rate") or self._has("--steps")):
-            self.problems.append("--arrivals: only with --rate or --steps")
-        if min(planned_arrivals(steps), limit) > MAX_ARRIVALS:
-            self.problems.append(f"{planned_arrivals(steps):.0f} requests planned; accepted: at most {MAX_ARRIVALS}")
+    def _check_target(self, values: dict[str, Any]) -> None:
+        protocol, scheme = values["protocol"], values["url"].scheme
+        if protocol is not None and (protocol in {Protocol.GRPC, Protocol.GRPC_STREAM}) != scheme.startswith("grpc"):
+            self.problems.append(f"--protocol {protocol} does not go with {scheme}://")
+        if not values["model"] and protocol is not Protocol.POST and not any("--model" in p for p in self.problems):
+            self.problems.append("--model is missing; accepted: a model name, or weights such as a=3,b=1")
+        if protocol is Protocol.POST and not (self.has("data") or self.has("data_file") or self.has("input_data")):
+            self.problems.append("--protocol post needs a body: --data, --data-file or --input-data")
 
-    def _exclude(self, *flags: str) -> None:
-        found = [flag for flag in flags if self._has(flag)]
+    def _bound(self, planned: float) -> None:
+        if planned > MAX_ARRIVALS and not math.isinf(planned):
+            self.problems.append(f"{planned:.0f} requests planned; accepted: at most {MAX_ARRIVALS}")
+
+    def _exclude(self, *fields: str) -> None:
+        found = [f"--{field.replace('_', '-')}" for field in fields if self.has(field)]
         if len(found) > 1:
             self.problems.append(f"{' and '.join(found)}: only one of them")
 
-    def _text(self, flag: str) -> str | None:
-        text: str | None = getattr(self._given, _attribute(flag))
-        return text
 
-
-def _attribute(flag: str) -> str:
-    return flag.removeprefix("--").replace("-", "_")
-
-
-def parse_url(text: str) -> Url:
-    """Raises ValueError for anything but http://HOST[:PORT][/PREFIX]."""
-    parts = urlsplit(text)
-    if parts.scheme != "http" or not parts.hostname or parts.query or parts.fragment or "@" in parts.netloc:
-        raise ValueError(text)
-    if not _PREFIX.fullmatch(parts.path):
-        raise ValueError(text)
-    return Url(parts.hostname, 80 if parts.port is None else parts.port, parts.path.rstrip("/"))
-
-
-def parse_steps(text: str) -> tuple[Step, ...]:
-    """`100:5s,300:5s` as steps. Raises ValueError."""
-    steps = []
-    for part in text.split(","):
-        rate, colon, duration = part.partition(":")
-        if not colon:
-            raise ValueError(part)
-        steps.append(Step(_number((0.0, RATE[1]))(rate), _duration(DURATION_S)(duration)))
-    if len(steps) > MAX_STEPS or not planned_arrivals(steps):
-        raise ValueError(text)
-    return tuple(steps)
-
-
-def parse_shape(text: str) -> Tensor:
-    """`NAME:3,224,224[:FP32]`; without a datatype it is empty. Raises ValueError."""
-    match = _SHAPE.fullmatch(text)
-    if match is None:
-        raise ValueError(text)
-    tensor = Tensor(match[1], match[3] or "", tuple(int(dim) for dim in match[2].split(",")))
-    if tensor.datatype not in ("", *DATATYPES) or not 1 <= tensor.elements <= MAX_ELEMENTS:
-        raise ValueError(text)
-    return tensor
-
-
-def parse_header(text: str) -> tuple[str, str]:
-    """`Name: value` as a pair. Raises ValueError for what is no header, or would change the framing."""
-    name, colon, value = text.partition(":")
-    if not colon or not _TOKEN.fullmatch(name) or not _FIELD_VALUE.fullmatch(value) or name.lower() in _FRAMING:
-        raise ValueError(text)
-    return name, value.strip()
-
-
-def _parse_name(text: str) -> str:
-    if not text:
-        raise ValueError(text)
-    return text
-
-
-def _parse_output(text: str) -> Path:
-    path = Path(text)
-    if not text or path.is_dir() or not path.parent.is_dir():
-        raise ValueError(text)
-    return path
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
-            raise ValueError(text)
-        return value
-
-    return parse
-
-
-def _number(accepted: tuple[float, float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = float(text)
-        if not accepted[0] <= value <= accepted[1]:
-            raise ValueError(text)
-        return value
-
-    return parse
-
-
-def _duration(accepted: tuple[float, float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = parse_duration(text)
-        if not accepted[0] <= value <= accepted[1]:
-            raise ValueError(text)
-        return value
-
-    return parse
+def flags_of(command: str) -> Iterable[Flag]:
+    """The flags that `command` takes."""
+    return (flag for flag in FLAGS if command in flag.commands)

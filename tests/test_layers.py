@@ -63,6 +63,10 @@ ALLOWED: dict[str, set[str]] = {
         "uvloop",
     },
     "agent.demo": {"agent", "aiohttp", "grpc", "loadgen", "prometheus_client", "protos", "rich", "uvloop", *LAYERS},
+    "loadgen.h2": {"loadgen", "hpack"},
+    "loadgen.hdr": {"loadgen", "hdrh"},
+    "loadgen.history": {"loadgen", "sqlalchemy"},
+    "loadgen.live": {"loadgen", "rich"},
     "loadgen": {"httptools", "protos", "uvloop"},
     "protos": {"google.protobuf", "grpc_tools"},
 }
@@ -161,6 +165,11 @@ def test_the_rules_themselves_refuse_what_they_should() -> None:
         ("agent.cli", "agent.wire.head"),
         ("loadgen.cli", "agent.errors"),
         ("loadgen.cli", "aiohttp"),
+        ("loadgen.grpc_client", "grpc"),
+        ("loadgen.h2", "h2"),
+        ("loadgen.http_client", "hpack"),
+        ("loadgen.session", "sqlalchemy"),
+        ("loadgen.report", "rich"),
         ("protos.pool", "agent.errors"),
     ]:
         assert not is_allowed(importer, imported), (importer, imported)

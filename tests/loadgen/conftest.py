@@ -2,12 +2,23 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import uvloop
 
+from loadgen.history import ENVIRONMENT
+
+ON_ONE = {"test_cli.py", "test_tune.py", "test_protocols.py"}
+
+
+@pytest.fixture(autouse=True)
+def _own_history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing that a test runs is kept in the history of whoever runs it."""
+    monkeypatch.setenv(ENVIRONMENT, f"sqlite:///{tmp_path / 'history.sqlite'}")
+
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    if item.path.name == "test_cli.py":
+    if item.path.name in ON_ONE:
         return {"asyncio": asyncio.new_event_loop}
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -34,6 +34,10 @@ class Line:
         self._writer.write(data)
         await self._writer.drain()
 
+    async def read(self) -> bytes:
+        """What has arrived; empty when the client is gone."""
+        return await self._reader.read(65536)
+
     async def gone(self) -> None:
         """Wait until the client has closed."""
         while await self._reader.read(65536):

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadgen.histogram import Histogram, samples_needed
 from loadgen.record import (
     Cause,
-    Histogram,
     Outcome,
     Recorder,
-    Result,
     Sample,
     merged,
+    outcome_of_grpc,
     outcome_of_status,
-    samples_needed,
+    status_name,
 )
 
 values = st.lists(
@@ -136,21 +136,35 @@ def test_three_clocks_and_both_tallies_are_kept_apart() -> None:
     assert recorder.count == 2
 
 
+def test_a_retry_counts_from_its_first_intended_time_and_pieces_are_counted() -> None:
+    recorder = Recorder()
+    sample = ended(Outcome.OK, 1_000, 1_010, 1_500, status=200)
+    sample.origin_ns, sample.first_ns, sample.tokens = 400, 1_200, 7
+    recorder.add(sample)
+    assert recorder.response[Outcome.OK].max == 1_100
+    assert (recorder.service[Outcome.OK].max, recorder.lag.max) == (490, 10)
+    assert (recorder.first.max, recorder.tokens) == (800, 7)
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        (0, Outcome.OK),
+        (14, Outcome.SHED),
+        (8, Outcome.SHED),
+        (4, Outcome.TIMEOUT),
+        (13, Outcome.ERROR),
+        (99, Outcome.ERROR),
+    ],
+)
+def test_the_grpc_code_decides_the_outcome(code: int, outcome: Outcome) -> None:
+    assert outcome_of_grpc(code) is outcome
+
+
+def test_statuses_are_named() -> None:
+    assert [status_name(status) for status in (503, 14, 77)] == ["HTTP 503", "gRPC UNAVAILABLE", "gRPC 77"]
+
+
 def test_a_sample_without_an_end_is_not_recorded() -> None:
     with pytest.raises(AssertionError):
         Recorder().add(Sample(0))
-
-
-def late_by(lag_ns: int, service_ns: int, *, open_loop: bool = True, backlogged: int = 0) -> Result:
-    recorder = Recorder()
-    recorder.add(ended(Outcome.OK, 0, lag_ns, lag_ns + service_ns, status=200))
-    return Result(steps=[recorder], open_loop=open_loop, backlogged=backlogged)
-
-
-def test_the_generator_is_blamed_where_its_lateness_shows() -> None:
-    assert late_by(900_000, 0).generator_limit == ""
-    assert "late by 5.0 ms" in late_by(5_000_000, 10_000_000).generator_limit
-    assert late_by(5_000_000, 100_000_000).generator_limit == ""
-    assert late_by(5_000_000, 10_000_000, open_loop=False).generator_limit == ""
-    assert "3 requests waited" in late_by(0, 1, backlogged=3).generator_limit
-    assert Result(open_loop=True).generator_limit == ""

@@ -4,15 +4,18 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from loadgen.http_client import Address
+from loadgen.level import generator_problem, level_of
 from loadgen.payload import encode_request
 from loadgen.record import Cause, Outcome, Sample
-from loadgen.run import ClosedLoop, OpenLoop, Target
+from loadgen.run import ClosedLoop, Extras, OpenLoop, Target
 from loadgen.schedule import Arrivals, Step, draw
 from tests.loadgen.peers import OK, SHED, Line, answering, refused_address, serving
+from tests.sockets import eventually
 
 MS = 1_000_000
 
@@ -104,7 +107,7 @@ async def test_the_same_stall_hides_from_the_send_time_when_connections_are_few(
     assert slow[1] == 1
     assert slow[0] >= 39
     assert result.backlogged >= 39
-    assert "connections were in use" in result.generator_limit
+    assert "connections were in use" in generator_problem(level_of(result, rate=200.0))
 
 
 async def test_a_late_generator_records_its_lateness() -> None:
@@ -121,7 +124,7 @@ async def test_a_late_generator_records_its_lateness() -> None:
     assert result.total.lag.max >= 140 * MS
     assert sum(sample.sent_ns - sample.intended_ns >= 50 * MS for sample in seen) >= 18
     assert result.total.response[Outcome.OK].max >= result.total.lag.max
-    assert "late by" in result.generator_limit
+    assert "late by" in generator_problem(level_of(result, rate=200.0))
 
 
 async def test_timeouts_end_the_run_at_their_age() -> None:
@@ -210,6 +213,94 @@ async def test_stopping_a_closed_loop_ends_it() -> None:
         )
         result = await load.run()
     assert result.sent - result.total.count == result.unfinished <= 3
+
+
+class Refusing:
+    """A server that refuses the first `times` requests with this head, then answers."""
+
+    def __init__(self, times: int, head: bytes) -> None:
+        self.bodies: list[bytes] = []
+        self._times = times
+        self._head = head
+
+    async def __call__(self, line: Line) -> None:
+        while True:
+            self.bodies.append((await line.request())[-7:])
+            refused = len(self.bodies) <= self._times
+            await line.send(b"HTTP/1.1 503 x\r\n%sContent-Length: 0\r\n\r\n" % self._head if refused else OK)
+
+
+async def test_a_refused_request_is_tried_again_and_counted_from_its_first_time() -> None:
+    server = Refusing(2, b"Retry-After: 0\r\n")
+    async with serving(server) as peer:
+        load = ClosedLoop(target(peer.address), 1, limit=1, extras=Extras(retries=3))
+        result = await load.run()
+    assert (result.sent, result.total.count_of(Outcome.OK), result.total.retried) == (1, 1, 2)
+    assert server.bodies == [b'{"n":0}'] * 3
+
+
+async def test_retries_end_with_their_number_and_with_the_callers_patience() -> None:
+    async with serving(answering(SHED)) as peer:
+        load = ClosedLoop(target(peer.address), 1, limit=1, extras=Extras(retries=2, honour=False))
+        result = await load.run()
+        assert (result.total.count_of(Outcome.SHED), result.total.retried) == (1, 2)
+        # Retry-After is a second, and nobody has so long.
+        load = ClosedLoop(target(peer.address, timeout_s=0.5), 1, limit=1, extras=Extras(retries=2))
+        result = await load.run()
+        assert (result.total.count_of(Outcome.SHED), result.total.retried) == (1, 0)
+
+
+async def test_stopping_forgets_retries_that_are_due_later() -> None:
+    server = Refusing(1, b"Retry-After: 1000\r\n")
+    async with serving(server) as peer:
+        load = OpenLoop(
+            target(peer.address, timeout_s=3600.0),
+            draw([Step(10.0, 0.1)], Arrivals.CONSTANT, seed=0),
+            extras=Extras(retries=1),
+        )
+        running = asyncio.create_task(load.run())
+        await eventually(lambda: load.started_ns and load.recorders[0].retried)
+        load.stop()
+        result = await running
+    assert (result.sent, result.unfinished, result.total.count) == (1, 1, 0)
+
+
+async def test_requests_are_taken_back_on_purpose() -> None:
+    async with serving(Line.gone) as peer:
+        load = ClosedLoop(target(peer.address), 2, limit=4, extras=Extras(cancel_share=1.0, cancel_after_s=0.01))
+        result = await load.run()
+    assert result.total.causes == {Cause.CANCELLED: 4}
+    assert result.total.count_of(Outcome.CANCELLED) == 4
+
+
+async def test_windows_hold_what_ended_in_them_and_sum_to_the_whole() -> None:
+    async with serving(answering()) as peer:
+        schedule = draw([Step(200.0, 0.5)], Arrivals.CONSTANT, seed=0)
+        result = await OpenLoop(target(peer.address), schedule, extras=Extras(window_s=0.1)).run()
+    assert [window.count for window in result.windows.values()] == [20] * 5
+    assert list(result.windows) == [0, 1, 2, 3, 4]
+    assert (result.total.count, result.window_s) == (100, 0.1)
+    assert result.beats[0].at_s <= 0.0 < result.beats[-1].at_s
+
+
+async def test_models_have_records_of_their_own() -> None:
+    async with serving(answering()) as peer:
+        where = target(peer.address)
+        where = replace(where, models=("a", "b"), model_of=(0, 0, 1))
+        result = await ClosedLoop(where, 1, limit=9).run()
+    assert {name: recorder.count for name, recorder in result.models.items()} == {"a": 6, "b": 3}
+    assert result.total.count == 9
+
+
+async def test_callers_come_one_after_the_other_in_a_ramp() -> None:
+    async with serving(Line.gone) as peer:
+        load = ClosedLoop(target(peer.address), 4, duration_s=60.0, ramp_s=0.2)
+        running = asyncio.create_task(load.run())
+        seen: set[int] = set()
+        await eventually(lambda: seen.add(load.sent) or load.sent == 4)
+        load.stop()
+        await running
+    assert {1, 2, 3} <= seen
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,26 @@
 import math
 import random
 from fractions import Fraction
+from itertools import pairwise
+from statistics import mean, stdev
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.schedule import MAX_ARRIVALS, Arrivals, Schedule, Step, draw, planned_arrivals
+from loadgen.schedule import given as given_times
 
 NS = 1_000_000_000
 
 # Exact in binary, so that an arrival at the very end of a step is on the same side of it for the model as for the code.
 steps = st.lists(
-    st.builds(Step, st.sampled_from([0.0, 0.5, 3.0, 10.0, 34.25, 250.0]), st.sampled_from([0.125, 0.25, 1.0, 2.0])),
+    st.builds(
+        Step,
+        st.sampled_from([0.0, 0.5, 3.0, 10.0, 34.25, 250.0]),
+        st.sampled_from([0.125, 0.25, 1.0, 2.0]),
+        end_rate=st.none(),
+    ),
     min_size=1,
     max_size=5,
 )
@@ -130,3 +138,30 @@ def test_an_endless_last_step_is_ended_by_the_limit() -> None:
 def test_what_cannot_be_planned_is_refused(plan: list[Step]) -> None:
     with pytest.raises(ValueError):
         draw(plan, Arrivals.POISSON, seed=0, limit=MAX_ARRIVALS * 2)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.0, 400.0), (400.0, 0.0), (100.0, 300.0)])
+def test_a_ramp_changes_its_rate_evenly(first: float, last: float) -> None:
+    step = Step(first, 2.0, last)
+    offsets = draw([step], Arrivals.CONSTANT, seed=0).offsets_ns
+    assert len(offsets) == step.planned == 400.0
+    for half, rate in ((0, (3 * first + last) / 4), (1, (first + 3 * last) / 4)):
+        inside = sum(half * NS <= offset < (half + 1) * NS for offset in offsets)
+        assert inside == pytest.approx(rate, abs=1)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 3.0])
+def test_gamma_gaps_have_the_spread_that_was_asked_for(spread: float) -> None:
+    offsets = draw([Step(1000.0, 30.0)], Arrivals.GAMMA, 5, spread=spread).offsets_ns
+    gaps = [(after - before) / NS for before, after in pairwise(offsets)]
+    assert mean(gaps) == pytest.approx(0.001, rel=0.08)
+    assert stdev(gaps) / mean(gaps) == pytest.approx(spread, rel=0.08)
+
+
+def test_given_times_are_sorted_and_checked() -> None:
+    schedule = given_times([2.0, 0.5, 1.0])
+    assert list(schedule.offsets_ns) == [NS // 2, NS, 2 * NS]
+    assert (schedule.arrivals_in(0), schedule.steps[0].duration_s) == (3, 2.0)
+    for times in ([], [-1.0], [math.nan], [math.inf]):
+        with pytest.raises(ValueError):
+            given_times(times)

@@ -1,0 +1,299 @@
+"""Every result, kept: in a file of SQLite under the user's data folder, or in a database of a team by its URL.
+
+Runs, their tags, levels and outcomes are rows of their own, so that a question across runs is one query; the whole
+document stands beside them for reports and comparisons. `MIGRATIONS` bring an older database up to date when it is
+opened.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    inspect,
+    select,
+)
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+ENVIRONMENT = "HEADGATE_LOAD_HISTORY"
+_POOL = 4
+_POOL_WAIT_S = 10
+
+_METADATA = MetaData()
+SCHEMA = Table("load_schema", _METADATA, Column("version", Integer, primary_key=True))
+RUNS = Table(
+    "load_runs",
+    _METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("kind", String(20), nullable=False),
+    Column("started", String(20), nullable=False, index=True),
+    Column("host", String(200), nullable=False),
+    Column("version", String(50)),
+    Column("url", String(1000), nullable=False),
+    Column("protocol", String(20), nullable=False),
+    Column("models", String(1000), nullable=False),
+    Column("seed", String(20), nullable=False),
+    Column("document", LargeBinary, nullable=False),
+)
+TAGS = Table(
+    "load_tags",
+    _METADATA,
+    Column("run_id", ForeignKey(RUNS.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("key", String(100), primary_key=True),
+    Column("value", String(500), nullable=False),
+)
+LEVELS = Table(
+    "load_levels",
+    _METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", ForeignKey(RUNS.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("position", Integer, nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("callers", Integer),
+    Column("rate", Float),
+    Column("seconds", Float, nullable=False),
+    Column("throughput", Float, nullable=False),
+    Column("trusted", Integer, nullable=False),
+)
+OUTCOMES = Table(
+    "load_outcomes",
+    _METADATA,
+    Column("level_id", ForeignKey(LEVELS.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("outcome", String(20), primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("p50_ms", Float),
+    Column("p90_ms", Float),
+    Column("p99_ms", Float),
+    Column("p999_ms", Float),
+    Column("mean_ms", Float),
+    Column("max_ms", Float),
+)
+
+
+def _first(connection: Connection) -> None:
+    _METADATA.create_all(connection)
+
+
+# Each brings the schema from its own number, counted from 0, to the next; they run in one transaction.
+MIGRATIONS: Sequence[Callable[[Connection], None]] = (_first,)
+
+
+class HistoryError(Exception):
+    """The history cannot be used; the text says why."""
+
+
+class Entry(NamedTuple):
+    """One line of the list."""
+
+    name: str
+    kind: str
+    started: str
+    url: str
+    models: str
+    levels: int
+    best: float
+
+
+def default_url() -> str:
+    """A file in the user's data folder (XDG Base Directory), or what the environment says."""
+    if given := os.environ.get(ENVIRONMENT):
+        return given
+    base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return f"sqlite:///{base / 'headgate' / 'load.sqlite'}"
+
+
+class History:
+    """An open history; use it as a context manager."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, url: str = "") -> Self:
+        """The history at `url`, made or brought up to date as needed. Raises HistoryError."""
+        url = url or default_url()
+        try:
+            made = cls(_engine(url))
+            made._migrate()
+        except (SQLAlchemyError, OSError, ImportError) as error:
+            raise HistoryError(_reason(error)) from error
+        return made
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.dispose()
+
+    def _migrate(self) -> None:
+        with self._engine.begin() as connection:
+            version = 0
+            if inspect(connection).has_table(SCHEMA.name):
+                version = connection.scalar(select(func.max(SCHEMA.c.version))) or 0
+            if version > len(MIGRATIONS):
+                raise HistoryError(f"it is of version {version}, newer than this program's {len(MIGRATIONS)}")
+            for number in range(version, len(MIGRATIONS)):
+                MIGRATIONS[number](connection)
+                connection.execute(insert(SCHEMA).values(version=number + 1))
+
+    def add(self, document: Mapping[str, Any]) -> str:
+        """Keep a result under its name, or under that name with a number where it is taken; the name it got. Raises
+        HistoryError."""
+        try:
+            with self._engine.begin() as connection:
+                return _add(connection, document)
+        except SQLAlchemyError as error:
+            raise HistoryError(_reason(error)) from error
+
+    def entries(self, limit: int, tag: tuple[str, str] | None = None) -> list[Entry]:
+        """The newest runs first. Raises HistoryError."""
+        query = (
+            select(
+                RUNS.c.name,
+                RUNS.c.kind,
+                RUNS.c.started,
+                RUNS.c.url,
+                RUNS.c.models,
+                func.count(LEVELS.c.id),
+                func.coalesce(func.max(LEVELS.c.throughput), 0.0),
+            )
+            .outerjoin(LEVELS, LEVELS.c.run_id == RUNS.c.id)
+            .group_by(RUNS.c.id)
+            .order_by(RUNS.c.id.desc())
+            .limit(limit)
+        )
+        if tag is not None:
+            query = query.join(TAGS, TAGS.c.run_id == RUNS.c.id).where(TAGS.c.key == tag[0], TAGS.c.value == tag[1])
+        try:
+            with self._engine.connect() as connection:
+                return [Entry(*row) for row in connection.execute(query)]
+        except SQLAlchemyError as error:
+            raise HistoryError(_reason(error)) from error
+
+    def document(self, name: str) -> dict[str, Any] | None:
+        """The whole result of that name; None where there is none. Raises HistoryError."""
+        try:
+            with self._engine.connect() as connection:
+                held = connection.scalar(select(RUNS.c.document).where(RUNS.c.name == name))
+        except SQLAlchemyError as error:
+            raise HistoryError(_reason(error)) from error
+        if held is None:
+            return None
+        document: dict[str, Any] = json.loads(zlib.decompress(held))
+        return document
+
+    def remove(self, name: str) -> bool:
+        """Forget a result; whether there was one. Raises HistoryError."""
+        try:
+            with self._engine.begin() as connection:
+                return bool(connection.execute(delete(RUNS).where(RUNS.c.name == name)).rowcount)
+        except SQLAlchemyError as error:
+            raise HistoryError(_reason(error)) from error
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_size=_POOL, pool_timeout=_POOL_WAIT_S, pool_pre_ping=True)
+    path = url.partition("///")[2]
+    if path and path != ":memory:":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url)
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: object) -> None:
+        # Cascades are off by default in SQLite, and a second run must wait for the first, not fail.
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA busy_timeout=5000")
+
+    return engine
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ArgumentError):
+        return f"not a database URL such as postgresql+psycopg://user@host/name: {error}"
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
+
+
+def _add(connection: Connection, document: Mapping[str, Any]) -> str:
+    settings = document["settings"]
+    name = _free(connection, str(document["name"]))
+    held = {**document, "name": name}
+    run_id = connection.execute(
+        insert(RUNS)
+        .values(
+            name=name,
+            kind=document["kind"],
+            started=document["started"],
+            host=document["host"],
+            version=document["version"],
+            url=settings["url"],
+            protocol=settings["protocol"],
+            models=",".join(model["name"] for model in settings["models"]),
+            seed=str(settings["seed"]),
+            document=zlib.compress(json.dumps(held).encode()),
+        )
+        .returning(RUNS.c.id)
+    ).scalar_one()
+    if tags := [{"run_id": run_id, "key": key, "value": value} for key, value in document["tags"].items()]:
+        connection.execute(insert(TAGS), tags)
+    for position, level in enumerate(document["levels"]):
+        _add_level(connection, run_id, position, level)
+    return name
+
+
+def _free(connection: Connection, name: str) -> str:
+    taken = set(connection.scalars(select(RUNS.c.name).where(RUNS.c.name.startswith(name, autoescape=True))))
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def _add_level(connection: Connection, run_id: int, position: int, level: Mapping[str, Any]) -> None:
+    level_id = connection.execute(
+        insert(LEVELS)
+        .values(
+            run_id=run_id,
+            position=position,
+            kind=level["kind"],
+            callers=level["callers"],
+            rate=level["rate"],
+            seconds=level["seconds"],
+            throughput=level["throughput"],
+            trusted=int(not level["generator"]["limited"] and not level["unstable"]),
+        )
+        .returning(LEVELS.c.id)
+    ).scalar_one()
+    rows = []
+    for outcome, counted in level["outcomes"].items():
+        times = counted["service" if level["callers"] else "response"]
+        rows.append(
+            {
+                "level_id": level_id,
+                "outcome": outcome,
+                "count": counted["count"],
+                "p999_ms": times["p99.9_ms"],
+                **{f"{key}_ms": times[f"{key}_ms"] for key in ("p50", "p90", "p99", "mean", "max")},
+            }
+        )
+    connection.execute(insert(OUTCOMES), rows)

@@ -1,0 +1,162 @@
+"""What every command that loads a target shares: the prepared target, interruption, the view, and the one ending."""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from loadgen import outputs
+from loadgen.document import Facts, make_document
+from loadgen.exits import Exit
+from loadgen.history import History, HistoryError
+from loadgen.level import Level, generator_problem
+from loadgen.prepare import Prepared, UnreachableError, probe, words
+from loadgen.record import Outcome, status_name
+from loadgen.report import warnings
+from loadgen.settings import Settings
+from loadgen.view import Loads, View
+
+
+def version_of_this() -> str | None:
+    """The installed version; None where it is not installed."""
+    with contextlib.suppress(PackageNotFoundError):
+        return version("headgate")
+    return None
+
+
+class Session:
+    """One command on its way: `levels` are what it has measured so far."""
+
+    def __init__(self, settings: Settings, prepared: Prepared, view: View) -> None:
+        self.settings = settings
+        self.prepared = prepared
+        self.view = view
+        self.levels: list[Level] = []
+        self._stopping = asyncio.Event()
+        self._load: Loads | None = None
+        self._started = datetime.now(UTC)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody asked to end."""
+        return self._stopping.is_set()
+
+    def listen(self) -> None:
+        """From here on SIGINT and SIGTERM end the load that runs, and what was measured is told."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        # Bodies and schedules never become garbage during a run; without this each full collection walks them.
+        gc.collect()
+        gc.freeze()
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        if self._load is not None:
+            self._load.stop()
+
+    def watch(self, load: Loads) -> None:
+        """The load that runs now."""
+        self._load = load
+        self.view.watch(load)
+        if self.is_stopped:
+            load.stop()
+
+    async def pause(self, seconds: float) -> None:
+        """Let the target come to rest between levels; an interruption ends it."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    @property
+    def facts(self) -> Facts:
+        """What the document says of it."""
+        started = self._started.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return Facts(
+            name=self.settings.name or f"{self.settings.command}-{self._started:%Y%m%d-%H%M%S}",
+            started=started,
+            version=version_of_this(),
+            tensors=self.prepared.tensors,
+            bodies=self.prepared.bodies,
+            mean_bytes=self.prepared.mean_bytes,
+        )
+
+    async def check_answers(self) -> None:
+        """Raises UnreachableError when the target answers one request with anything but success or a refusal: a sweep
+        of errors tells nothing."""
+        answer = await probe(self.settings, self.prepared.target)
+        if answer.outcome not in {Outcome.OK, Outcome.SHED}:
+            raise UnreachableError(f"it answers a request with {_told(answer)}; {_ADVICE}")
+
+    async def all_failed(self) -> str:
+        """Why nothing but errors came, in the target's own words; empty when something else did."""
+        totals = [level.total for level in self.levels]
+        ended = sum(total.count for total in totals)
+        if (
+            self.is_stopped
+            or not ended
+            or any(t.count_of(o) for t in totals for o in (Outcome.OK, Outcome.SHED, Outcome.CANCELLED))
+        ):
+            return ""
+        answer = await probe(self.settings, self.prepared.target)
+        return f"none of {ended} requests was answered; one more is answered with {_told(answer)}; {_ADVICE}"
+
+    def finish(self, text: str, *, extra: Exit = Exit.OK, **parts: object) -> Exit:
+        """Print, write and keep the result, of which `text` is what people read; the exit code. `extra` is what the
+        command itself found wrong."""
+        settings, facts = self.settings, self.facts
+        found = [f"{level.name}: {warning}" for level in self.levels for warning in warnings(settings, level)]
+        document = make_document(settings, facts, self.levels, found, **parts)
+        print(text if settings.format == "text" else outputs.printed(settings.format, document).rstrip("\n"))
+        code = self._code(extra)
+        try:
+            written = outputs.write(settings, document, text, self.levels)
+        except OSError as error:
+            name = "--json" if settings.json is not None and error.filename == str(settings.json) else "--output"
+            print(f"headgate-load: {name} {error.filename}: {error.strerror}", file=sys.stderr)
+            return Exit.UNWRITTEN
+        if written:
+            print(f"files    {written}", file=sys.stderr if settings.format != "text" else sys.stdout)
+        self._keep(document)
+        return code
+
+    def _keep(self, document: dict[str, Any]) -> None:
+        """Put the result into the history; what goes wrong there costs a line, not the result."""
+        if self.settings.history == "off":
+            return
+        try:
+            with History.open(self.settings.history) as history:
+                history.add(document)
+        except HistoryError as error:
+            print(f"headgate-load: not kept in the history: {error}", file=sys.stderr)
+
+    def _code(self, extra: Exit) -> Exit:
+        if self.is_stopped:
+            return Exit.INTERRUPTED
+        if extra in {Exit.UNREACHABLE, Exit.NO_LEVEL}:
+            return extra
+        fails = self.settings.fail_on
+        if "generator" in fails and any(generator_problem(level) for level in self.levels):
+            return Exit.GENERATOR
+        if "unstable" in fails and any(level.problem for level in self.levels):
+            return Exit.UNSTABLE
+        return extra
+
+
+_ADVICE = "see what it expects with `headgate-load inspect`, then set --shape, --input-data, --path or --header"
+
+
+def _told(answer: Any) -> str:
+    if answer.cause is not None:
+        return str(answer.cause)
+    return f"{status_name(answer.status)}{words(answer)}"
+
+
+def failures(levels: Sequence[Level], settings: Settings) -> Exit:
+    """FAILED when an objective is not kept at a level."""
+    broken = "slo" in settings.fail_on and any(not level.keeps(settings.slo) for level in levels)
+    return Exit.FAILED if settings.slo and broken else Exit.OK

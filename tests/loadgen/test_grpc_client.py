@@ -1,0 +1,340 @@
+"""The gRPC client against grpcio's server, and against raw HTTP/2 peers on the h2 library that do what a test says."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
+import pytest
+
+from loadgen import h2 as frames
+from loadgen.client import Address
+from loadgen.grpc_client import GrpcClient, GrpcStreams, call
+from loadgen.record import Cause, GrpcStatus, Outcome, Sample
+from tests.loadgen.peers import Line, refused_address, serving
+from tests.loadgen.test_http_client import Ends
+
+HEAD = frames.call_head("http", "test", "/s/M", [("x-a", "b")], 5.0)
+MESSAGE = frames.message(b"hello")
+TRAILERS = [("grpc-status", "0")]
+START = [(":status", "200"), ("content-type", "application/grpc")]
+
+
+@asynccontextmanager
+async def client_of(
+    address: Address, timeout_s: float = 5.0, kind: type[GrpcClient] = GrpcClient, **settings: object
+) -> AsyncIterator[tuple[GrpcClient, Ends]]:
+    ends = Ends()
+    client = kind(address, ends, timeout_s, head=HEAD, **settings)  # type: ignore[arg-type]
+    try:
+        yield client, ends
+    finally:
+        await client.close()
+
+
+def send(client: GrpcClient, count: int = 1, message: bytes = MESSAGE) -> None:
+    for _ in range(count):
+        client.send(message, Sample(time.monotonic_ns()))
+
+
+class Peer:
+    """A server of one connection on the h2 library."""
+
+    def __init__(self, line: Line, streams: int | None = None) -> None:
+        self.line = line
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+        if streams is not None:
+            wanted = {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: streams}
+            self.h2.local_settings = h2.settings.Settings(client=False, initial_values=wanted)
+        self.h2.initiate_connection()
+
+    async def flush(self) -> None:
+        await self.line.send(self.h2.data_to_send())
+
+    async def events(self) -> AsyncIterator[h2.events.Event]:
+        await self.flush()
+        while data := await self.line.read():
+            for event in self.h2.receive_data(data):
+                if isinstance(event, h2.events.DataReceived) and event.flow_controlled_length:
+                    self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                yield event
+            await self.flush()
+
+    def answer(self, stream: int, status: str = "0", message: bytes = MESSAGE, **more: str) -> None:
+        self.h2.send_headers(stream, START)
+        for start in range(0, len(message), 10_000):
+            self.h2.send_data(stream, message[start : start + 10_000])
+        self.h2.send_headers(
+            stream, [("grpc-status", status), *((k.replace("_", "-"), v) for k, v in more.items())], end_stream=True
+        )
+
+
+def peer_of(act: Callable[[Peer, int], None], **settings: int) -> Callable[[Line], Awaitable[None]]:
+    """A script that calls `act` for each stream whose request is complete."""
+
+    async def script(line: Line) -> None:
+        peer = Peer(line, **settings)
+        async for event in peer.events():
+            if isinstance(event, h2.events.StreamEnded):
+                act(peer, event.stream_id)
+
+    return script
+
+
+async def test_the_head_is_what_a_grpc_server_expects() -> None:
+    seen: list[list[tuple[str, str]]] = []
+
+    async def script(line: Line) -> None:
+        peer = Peer(line)
+        async for event in peer.events():
+            if isinstance(event, h2.events.RequestReceived):
+                seen.append(event.headers)
+            elif isinstance(event, h2.events.StreamEnded):
+                peer.answer(event.stream_id)
+
+    async with serving(script) as peer:
+        sample = await call(peer.address, HEAD, MESSAGE, 5.0)
+    assert (sample.outcome, sample.status, sample.body) == (Outcome.OK, 0, MESSAGE)
+    assert dict(seen[0]) == {
+        ":method": "POST",
+        ":scheme": "http",
+        ":authority": "test",
+        ":path": "/s/M",
+        "te": "trailers",
+        "content-type": "application/grpc",
+        "user-agent": "headgate-load",
+        "grpc-timeout": "5000m",
+        "x-a": "b",
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [("0", Outcome.OK), ("14", Outcome.SHED), ("8", Outcome.SHED), ("4", Outcome.TIMEOUT), ("13", Outcome.ERROR)],
+)
+async def test_trailers_decide_the_outcome(status: str, outcome: Outcome) -> None:
+    async with (
+        serving(peer_of(lambda peer, stream: peer.answer(stream, status, grpc_retry_pushback_ms="1500"))) as peer,
+        client_of(peer.address) as (client, ends),
+    ):
+        send(client)
+        (sample,) = await ends.wait_for(1)
+        assert (sample.outcome, sample.status, sample.retry_after_s) == (outcome, int(status), 1.5)
+
+
+@pytest.mark.parametrize(("pushback", "seconds"), [("-1", -1.0), ("abc", -1.0), ("0", 0.0)])
+async def test_trailers_alone_are_an_answer_and_a_pushback_may_forbid_a_retry(pushback: str, seconds: float) -> None:
+    def refuse(peer: Peer, stream: int) -> None:
+        fields = [*START, ("grpc-status", "14"), ("grpc-retry-pushback-ms", pushback)]
+        peer.h2.send_headers(stream, fields, end_stream=True)
+
+    async with serving(peer_of(refuse)) as peer, client_of(peer.address) as (client, ends):
+        send(client)
+        (sample,) = await ends.wait_for(1)
+        assert (sample.outcome, sample.retry_after_s) == (Outcome.SHED, seconds)
+
+
+async def test_an_http_status_without_grpc_is_told_as_such() -> None:
+    def refuse(peer: Peer, stream: int) -> None:
+        peer.h2.send_headers(stream, [(":status", "503")], end_stream=True)
+
+    async with serving(peer_of(refuse)) as peer, client_of(peer.address) as (client, ends):
+        send(client)
+        (sample,) = await ends.wait_for(1)
+        assert (sample.outcome, sample.status) == (Outcome.SHED, 503)
+
+
+async def test_streams_share_a_connection_up_to_what_both_sides_allow() -> None:
+    held: list[int] = []
+
+    def answer_all_of_four(peer: Peer, stream: int) -> None:
+        held.append(stream)
+        if len(held) == 4:
+            for one in held:
+                peer.answer(one)
+            held.clear()
+
+    async with (
+        serving(peer_of(answer_all_of_four, streams=4)) as peer,
+        client_of(peer.address, max_connections=1) as (client, ends),
+    ):
+        await client.connect(1)
+        send(client, 8)
+        assert client.backlogged == 4
+        samples = await ends.wait_for(8)
+        assert {sample.outcome for sample in samples} == {Outcome.OK}
+        assert (peer.accepted, client.inflight) == (1, 0)
+
+
+async def test_more_calls_than_streams_take_more_connections() -> None:
+    async with serving(peer_of(Peer.answer)) as peer, client_of(peer.address, streams=2) as (client, ends):
+        send(client, 6)
+        await ends.wait_for(6)
+        assert (peer.accepted, client.backlogged) == (3, 0)
+
+
+async def test_a_large_message_keeps_to_the_servers_windows() -> None:
+    body = bytes(range(256)) * 2000
+    sizes: list[int] = []
+
+    async def script(line: Line) -> None:
+        peer = Peer(line)
+        async for event in peer.events():
+            if isinstance(event, h2.events.DataReceived):
+                sizes.append(len(event.data))
+            elif isinstance(event, h2.events.StreamEnded):
+                peer.answer(event.stream_id, message=frames.message(body[:50_000]))
+
+    async with serving(script) as peer, client_of(peer.address, keep_bodies=True) as (client, ends):
+        send(client, 3, frames.message(body))
+        for sample in await ends.wait_for(3):
+            assert (sample.outcome, sample.body) == (Outcome.OK, frames.message(body[:50_000]))
+    assert sum(sizes) == 3 * (len(body) + 5)
+
+
+@pytest.mark.parametrize(
+    ("act", "cause"),
+    [
+        (lambda peer, stream: peer.h2.reset_stream(stream, 7), Cause.GOAWAY),
+        (lambda peer, stream: peer.h2.reset_stream(stream, 2), Cause.RESET),
+        (lambda peer, _: peer.h2.close_connection(last_stream_id=0), Cause.GOAWAY),
+        (lambda peer, _: peer.line.close(), Cause.CLOSED),
+        (lambda peer, stream: peer.h2.send_headers(stream, START) or peer.h2.end_stream(stream), Cause.TRUNCATED),
+    ],
+    ids=["refused", "reset", "goaway", "closed", "no trailers"],
+)
+async def test_what_ends_without_a_status_is_an_error_with_its_cause(
+    act: Callable[[Peer, int], None], cause: Cause
+) -> None:
+    async with serving(peer_of(act)) as peer, client_of(peer.address) as (client, ends):
+        send(client)
+        (sample,) = await ends.wait_for(1)
+        assert (sample.outcome, sample.cause) == (Outcome.ERROR, cause)
+
+
+async def test_after_goaway_calls_take_a_new_connection() -> None:
+    def once(peer: Peer, stream: int) -> None:
+        peer.answer(stream)
+        peer.h2.close_connection(last_stream_id=stream)
+
+    async with serving(peer_of(once)) as peer, client_of(peer.address) as (client, ends):
+        for number in range(1, 4):
+            send(client)
+            assert (await ends.wait_for(number))[-1].outcome is Outcome.OK
+        assert peer.accepted == 3
+
+
+async def test_a_call_out_of_time_is_reset_and_its_neighbour_goes_on() -> None:
+    resets: list[int] = []
+
+    async def script(line: Line) -> None:
+        peer = Peer(line)
+        async for event in peer.events():
+            if isinstance(event, h2.events.StreamReset):
+                resets.append(event.stream_id)
+                peer.answer(3)
+
+    async with serving(script) as peer, client_of(peer.address, timeout_s=0.3) as (client, ends):
+        await client.connect(1)
+        client.send(MESSAGE, Sample(time.monotonic_ns() - 250_000_000))
+        send(client)
+        first, second = await ends.wait_for(2)
+        assert (first.outcome, second.outcome) == (Outcome.TIMEOUT, Outcome.OK)
+    assert resets == [1]
+
+
+async def test_what_is_no_http2_is_an_error() -> None:
+    async def script(line: Line) -> None:
+        await line.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+
+    async with serving(script) as peer, client_of(peer.address, timeout_s=1.0) as (client, ends):
+        send(client)
+        (sample,) = await ends.wait_for(1)
+        assert sample.outcome in {Outcome.ERROR, Outcome.TIMEOUT}
+    address, held = refused_address()
+    with held:
+        async with client_of(address) as (client, ends):
+            send(client, 2)
+            assert {sample.cause for sample in await ends.wait_for(2)} == {Cause.CONNECT}
+
+
+async def test_a_stream_carries_one_request_after_the_other_and_tells_errors_apart() -> None:
+    opened: list[int] = []
+
+    async def script(line: Line) -> None:
+        peer = Peer(line)
+        async for event in peer.events():
+            if isinstance(event, h2.events.RequestReceived):
+                opened.append(event.stream_id)
+                peer.h2.send_headers(event.stream_id, START)
+            elif isinstance(event, h2.events.DataReceived):
+                answer = b"\x12\x00" if event.data == MESSAGE else b"\x0a\x03bad"
+                for byte in frames.message(answer):  # cut everywhere
+                    peer.h2.send_data(event.stream_id, bytes([byte]))
+
+    async with serving(script) as peer, client_of(peer.address, kind=GrpcStreams, streams=2) as (client, ends):
+        for number in (1, 2, 3):
+            send(client)
+            assert (await ends.wait_for(number))[-1].outcome is Outcome.OK
+        send(client, message=frames.message(b"other"))
+        last = (await ends.wait_for(4))[-1]
+        assert (last.outcome, last.status) == (Outcome.ERROR, GrpcStatus.UNKNOWN)
+    assert opened == [1]
+
+
+async def test_a_stream_that_the_server_ends_fails_its_request_and_is_replaced() -> None:
+    async with (
+        serving(peer_of(lambda *_: None)) as peer,
+        client_of(peer.address, kind=GrpcStreams, timeout_s=0.1) as (client, ends),
+    ):
+        send(client)
+        assert (await ends.wait_for(1))[0].outcome is Outcome.TIMEOUT
+
+    async def ending(line: Line) -> None:
+        peer = Peer(line)
+        async for event in peer.events():
+            if isinstance(event, h2.events.DataReceived):
+                peer.h2.send_headers(event.stream_id, [*START, ("grpc-status", "14")], end_stream=True)
+
+    async with serving(ending) as peer, client_of(peer.address, kind=GrpcStreams) as (client, ends):
+        for number in (1, 2):
+            send(client)
+            assert (await ends.wait_for(number))[-1].outcome is Outcome.SHED
+
+
+async def test_grpcios_server_answers_as_it_does_to_its_own_client() -> None:
+    async def echo(request: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        await asyncio.sleep(0)
+        return request[::-1]
+
+    server = grpc.aio.server()
+    method = grpc.unary_unary_rpc_method_handler(echo)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"M": method}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            theirs = await channel.unary_unary("/s/M")(b"abc" * 30_000)
+        async with client_of(("127.0.0.1", port), keep_bodies=True) as (client, ends):
+            send(client, 50, frames.message(b"abc" * 30_000))
+            assert {sample.body for sample in await ends.wait_for(50)} == {frames.message(theirs)}
+            assert client.opened == 1
+    finally:
+        await server.stop(None)
+
+
+def test_a_repeated_block_means_the_same_only_in_an_unchanged_table() -> None:
+    # 0x40: literal with indexing "a: b"; 0xbe: the newest entry of the table (RFC 7541 section 6).
+    heads = frames.Heads()
+    first = heads.read(b"\x40\x01a\x01b")
+    assert first is not None
+    assert heads.read(b"\xbe").fields == [(b"a", b"b")]  # type: ignore[union-attr]
+    assert heads.read(b"\xbe").fields == [(b"a", b"b")]  # type: ignore[union-attr]
+    heads.read(b"\x40\x01c\x01d")
+    assert heads.read(b"\xbe").fields == [(b"c", b"d")]  # type: ignore[union-attr]
+    assert heads.read(b"\xff\xff\xff\xff\xff\xff") is None
