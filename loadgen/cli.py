@@ -16,6 +16,9 @@ from loadgen.target import allow_many_connections
 
 _COMMANDS = {
     "run": "one load against one URL",
+    "sweep": "a table of levels, with its knee",
+    "search": "the largest level that keeps the objectives",
+    "tune": "sweep, search and proof: limit, queue, deadline and autoscaling targets",
     "inspect": "what a model takes, the request that would be sent, and one answer",
 }
 
@@ -88,6 +91,14 @@ def _load(given: argparse.Namespace, unknown: Sequence[str]) -> int:
 
 def _command(name: str) -> Callable[[Settings], Coroutine[Any, Any, Exit]]:
     """Imported here, for each brings what the others do not need."""
-    from loadgen import commands  # noqa: PLC0415
+    if name in {"run", "inspect"}:
+        from loadgen import commands  # noqa: PLC0415
 
-    return {"run": commands.run, "inspect": commands.inspect}[name]
+        return commands.run if name == "run" else commands.inspect
+    if name == "tune":
+        from loadgen.tune import tune  # noqa: PLC0415
+
+        return tune
+    from loadgen import sweep  # noqa: PLC0415
+
+    return sweep.sweep if name == "sweep" else sweep.search

@@ -41,8 +41,8 @@ def extras_of(settings: Settings) -> Extras:
 
 def needed_samples(settings: Settings) -> int:
     """How many answers a level must have for its objectives' percentiles."""
-    quantiles = [slo.quantile for slo in settings.slo if slo.quantile is not None]
-    return samples_needed(min(max([_QUANTILE, *quantiles]), _MAX_QUANTILE))
+    quantiles = [slo.quantile for slo in settings.slo if slo.quantile is not None] or [_QUANTILE]
+    return samples_needed(min(max(quantiles), _MAX_QUANTILE))
 
 
 async def measure_callers(settings: Settings, target: Target, callers: int, watch: Watch) -> Level:
@@ -58,8 +58,10 @@ async def measure_callers(settings: Settings, target: Target, callers: int, watc
         for last in range(first + 1, latest + 1):
             if not await _reached(load, last * settings.window, running):
                 break
-            problem = _unrest(settings, _between(load.windows(), first, last))
-            if not problem:
+            windows = _between(load.windows(), first, last)
+            problem = _unrest(settings, windows)
+            # Percentiles that lack samples are told as bounds; waiting for them beyond the time would not be worth it.
+            if not problem and (last == latest or _is_ample(settings, windows)):
                 break
         load.end()
         result = await running
@@ -98,9 +100,12 @@ def _unrest(settings: Settings, windows: Sequence[Recorder]) -> str:
     times = [window.service[Outcome.OK].mean() for window in windows]
     if is_drifting(times):
         return "latency goes on rising or falling"
-    if sum(ok) < needed_samples(settings) and len(windows) * settings.window < settings.max_level_time:
-        return "too few answers for the percentiles"
     return ""
+
+
+def _is_ample(settings: Settings, windows: Sequence[Recorder]) -> bool:
+    ok = sum(window.count_of(Outcome.OK) for window in windows)
+    return ok >= needed_samples(settings) or (not ok and any(window.count for window in windows))
 
 
 async def measure_rate(settings: Settings, target: Target, rate: float, watch: Watch, *, seconds: float = 0.0) -> Level:
