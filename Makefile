@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check tools bench bench-goodput proto lock clean
+.PHONY: help demo test check tools bench bench-goodput bench-load proto lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 22
@@ -39,6 +39,10 @@ bench: $(READY) ## CPU per request, latency and memory beside HAProxy and Envoy:
 bench-goodput: $(READY) ## goodput at 0.8 to 4 times capacity beside HAProxy and Envoy, 40 minutes: JSON, a table, a chart
 	@bash .ci/tools bench
 	$(BIN)/python -m tests.bench.goodput
+
+bench-load: $(READY) ## CPU per request of the load generator beside wrk, h2load, aiohttp, grpc.aio and tritonclient
+	@bash .ci/tools bench
+	$(BIN)/python -m tests.bench.generators
 
 proto: $(READY) ## generate the code in protos/ from its .proto files
 	$(BIN)/python -m protos.generate

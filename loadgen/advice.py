@@ -130,7 +130,6 @@ def isvc_patch(limit: int, queue: Queue, scaling: Scaling, slo: Slo) -> str:
     """For an InferenceService: `kubectl patch isvc NAME --type merge --patch-file patch.yaml`."""
     return f"""# kubectl patch isvc NAME --type merge --patch-file patch.yaml
 # Measured: limit {limit}, queue {queue.slots}, {scaling.busy:.1f} in flight at {scaling.rate:.0f}/s within {slo.text}.
-# With Headgate in the pod: headgate serve {headgate_flags(limit, queue, slo)}
 metadata:
   annotations:
     autoscaling.knative.dev/metric: concurrency
@@ -140,6 +139,25 @@ spec:
     containerConcurrency: {limit}
     scaleMetric: concurrency
     scaleTarget: {limit}
+"""
+
+
+def gated_patch(limit: int, queue: Queue, scaling: Scaling, slo: Slo) -> str:
+    """For an InferenceService whose pods get Headgate by injection: the gate limits, Knative only scales."""
+    return f"""# kubectl patch isvc NAME --type merge --patch-file patch-headgate.yaml
+# For pods with Headgate (label headgate.dev/inject: "true"), which limits in place of containerConcurrency.
+metadata:
+  annotations:
+    headgate.dev/limit: "{limit}"
+    headgate.dev/queue: "{max(1, queue.slots)}"
+    headgate.dev/deadline: {format_duration(round(slo.bound, 6))}
+    autoscaling.knative.dev/metric: concurrency
+    autoscaling.knative.dev/target-utilization-percentage: "100"
+spec:
+  predictor:
+    containerConcurrency: 0
+    scaleMetric: concurrency
+    scaleTarget: {scaling.concurrency}
 """
 
 

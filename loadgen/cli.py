@@ -1,8 +1,9 @@
 """The `headgate-load` command."""
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, NoReturn
 
 import uvloop
@@ -14,13 +15,15 @@ from loadgen.prepare import UnreachableError
 from loadgen.settings import Settings, SettingsError, flags_of, read_settings
 from loadgen.target import allow_many_connections
 
-_COMMANDS = {
+_LOADS = {
     "run": "one load against one URL",
     "sweep": "a table of levels, with its knee",
     "search": "the largest level that keeps the objectives",
     "tune": "sweep, search and proof: limit, queue, deadline and autoscaling targets",
+    "replay": "a trace, at its own times",
     "inspect": "what a model takes, the request that would be sent, and one answer",
 }
+_HISTORY = ("--history", "URL", "a database instead of the file under the user's data folder")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.USAGE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has enough; the interpreter must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.UNWRITTEN
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,10 +50,50 @@ class _Parser(argparse.ArgumentParser):
 def _main(argv: Sequence[str] | None) -> int:
     parser = _Parser(prog="headgate-load", description="Load for inference, measured from the intended send time.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
-    for command, text in _COMMANDS.items():
+    for command, text in _LOADS.items():
         _add_flags(commands.add_parser(command, help=text, allow_abbrev=False), command)
+    _add_results(commands)
     given, unknown = parser.parse_known_args(argv)
-    return _load(given, unknown)
+    if given.command in _LOADS:
+        return _load(given, unknown, list(sys.argv[1:] if argv is None else argv))
+    if problems := _unknown(given.command, unknown):
+        raise SettingsError(problems)
+    if given.command == "selftest":
+        from loadgen.selftest import run_selftest  # noqa: PLC0415
+
+        return run_selftest(given)
+    from loadgen import results  # noqa: PLC0415 (SQLAlchemy takes 0.2 s)
+
+    return {"compare": results.run_compare, "report": results.run_report, "history": results.run_history}[
+        given.command
+    ](given)
+
+
+def _unknown(command: str, words: Sequence[str]) -> list[str]:
+    return [f"{word} is not a flag of `{command}` (see headgate-load {command} --help)" for word in words]
+
+
+def _add_results(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    """The commands that need no target. A RUN is a folder, a file or a name in the history."""
+    compare = commands.add_parser("compare", help="two results, with a verdict for each figure", allow_abbrev=False)
+    compare.add_argument("base", metavar="BASE", help="a folder, a file or a name in the history")
+    compare.add_argument("new", metavar="NEW", help="the same")
+    compare.add_argument("--tolerance", metavar="SHARE", help="how much worse is still well (default: 5%%)")
+    compare.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
+    report = commands.add_parser("report", help="results as one page of HTML, or in another form", allow_abbrev=False)
+    report.add_argument("runs", metavar="RUN", nargs="+", help="a folder, a file or a name in the history")
+    report.add_argument("--html", metavar="FILE", help="write the page there; it opens offline")
+    report.add_argument("--merge", action="store_true", help="make one result of those that ran side by side")
+    report.add_argument("--format", metavar="F", help="text (default), json, csv, junit or prom, where no --html is")
+    history = commands.add_parser("history", help="the results that were kept", allow_abbrev=False)
+    history.add_argument("--limit", metavar="N", help="how many, the newest first (default: 20)")
+    history.add_argument("--tag", metavar="K=V", help="only those with this label")
+    history.add_argument("--remove", metavar="NAME", help="forget this one")
+    for parser in (compare, report, history):
+        parser.add_argument(_HISTORY[0], metavar=_HISTORY[1], help=_HISTORY[2])
+    selftest = commands.add_parser("selftest", help="what this machine's generator can do", allow_abbrev=False)
+    selftest.add_argument("--duration", "-z", metavar="DUR", help="of each row (default: 2s)")
+    selftest.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
 
 
 def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
@@ -65,11 +112,9 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
             group.add_argument(*names, metavar=flag.metavar, help=text, action=action)
 
 
-def _load(given: argparse.Namespace, unknown: Sequence[str]) -> int:
+def _load(given: argparse.Namespace, unknown: Sequence[str], argv: Sequence[str]) -> int:
     """A command that loads a target."""
-    problems = [
-        f"{word} is not a flag of `{given.command}` (see headgate-load {given.command} --help)" for word in unknown
-    ]
+    problems = _unknown(given.command, unknown)
     try:
         settings = read_settings(given.command, given)
     except SettingsError as error:
@@ -78,27 +123,38 @@ def _load(given: argparse.Namespace, unknown: Sequence[str]) -> int:
         raise SettingsError(problems)
     allow_many_connections()
     try:
-        return uvloop.run(_command(settings.command)(settings))
+        return uvloop.run(_command(settings, argv))
     except PayloadError as error:
         print(f"headgate-load: {error}", file=sys.stderr)
     except UnreachableError as error:
         print(f"headgate-load: {settings.url} cannot be used: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         reason = error.strerror or type(error).__name__
         print(f"headgate-load: {settings.url} cannot be reached: {reason}", file=sys.stderr)
     return Exit.UNREACHABLE
 
 
-def _command(name: str) -> Callable[[Settings], Coroutine[Any, Any, Exit]]:
+def _command(settings: Settings, argv: Sequence[str]) -> Coroutine[Any, Any, Exit]:
     """Imported here, for each brings what the others do not need."""
-    if name in {"run", "inspect"}:
-        from loadgen import commands  # noqa: PLC0415
+    match settings.command:
+        case "run" if settings.workers > 1:
+            from loadgen.workers import run_workers  # noqa: PLC0415
 
-        return commands.run if name == "run" else commands.inspect
-    if name == "tune":
-        from loadgen.tune import tune  # noqa: PLC0415
+            return run_workers(settings, argv)
+        case "run" | "inspect" as name:
+            from loadgen import commands  # noqa: PLC0415
 
-        return tune
+            return commands.run(settings) if name == "run" else commands.inspect(settings)
+        case "tune":
+            from loadgen.tune import tune  # noqa: PLC0415
+
+            return tune(settings)
+        case "replay":
+            from loadgen.replay import replay  # noqa: PLC0415
+
+            return replay(settings)
     from loadgen import sweep  # noqa: PLC0415
 
-    return sweep.sweep if name == "sweep" else sweep.search
+    return sweep.sweep(settings) if settings.command == "sweep" else sweep.search(settings)

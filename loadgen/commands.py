@@ -15,6 +15,7 @@ from loadgen.record import Outcome, Result, merged, status_name
 from loadgen.report import render_run
 from loadgen.run import ClosedLoop, OpenLoop
 from loadgen.schedule import Schedule, Step, draw, given
+from loadgen.scrape import Scraper, split_of
 from loadgen.session import Session, failures
 from loadgen.settings import Settings
 from loadgen.units import format_latency
@@ -31,12 +32,15 @@ async def run(settings: Settings) -> Exit:
     session = Session(settings, prepared, view)
     load = _make_load(settings, prepared)
     session.listen()
+    scraper = Scraper(settings.scrape)
+    before = await scraper.read()
     with view:
         view.plan("run", _planned_s(settings))
         session.watch(load)
         result = await load.run()
+    split = split_of(before, await scraper.read())
     level = _open(settings, load, result) if isinstance(load, OpenLoop) else _closed(settings, result)
-    return await conclude(session, level)
+    return await conclude(session, replace(level, server=split))
 
 
 async def conclude(session: Session, level: Level) -> Exit:
@@ -96,7 +100,7 @@ def _closed(settings: Settings, result: Result) -> Level:
     windows = [window for window in level.windows if window.start_s >= first * settings.window - 1e-9]
     seconds = max(result.elapsed_s - first * settings.window, 1e-9)
     total = merged(window.recorder for window in windows)
-    return replace(level, windows=windows, total=total, steps=[total], seconds=seconds)
+    return replace(level, windows=windows, total=total, steps=[total], seconds=seconds, models={})
 
 
 async def inspect(settings: Settings) -> Exit:

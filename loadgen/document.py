@@ -28,6 +28,8 @@ QUANTILES: tuple[tuple[str, float], ...] = (
     ("p99.99", 0.9999),
 )
 _NS_PER_MS = 1e6
+# So many windows have their histograms with them; a day of seconds would fill 50 MB.
+_WHOLE_WINDOWS = 1000
 
 
 class DocumentError(Exception):
@@ -117,7 +119,7 @@ def level_json(level: Level) -> dict[str, Any]:
         "sent": level.sent,
         "unfinished": level.unfinished,
         **recorder_json(level.total, level.seconds),
-        "windows": [_window_json(window) for window in level.windows],
+        "windows": [_window_json(window, whole=len(level.windows) <= _WHOLE_WINDOWS) for window in level.windows],
         "window_s": level.window_s,
         "steps": [recorder_json(step, 0.0) for step in level.steps] if len(level.steps) > 1 else [],
         "models": {name: recorder_json(recorder, level.seconds) for name, recorder in level.models.items()},
@@ -141,10 +143,11 @@ def level_json(level: Level) -> dict[str, Any]:
     }
 
 
-def _window_json(window: Window) -> dict[str, Any]:
+def _window_json(window: Window, *, whole: bool) -> dict[str, Any]:
     answers = window.recorder.response[Outcome.OK]
     return {
         "start_s": window.start_s,
+        "hdr": hdr.encode(answers) if whole and answers.count else "",
         **{str(outcome): window.recorder.count_of(outcome) for outcome in Outcome},
         **{
             f"{name}_ms": answers.percentile(quantile) / _NS_PER_MS if answers.count else None
@@ -258,10 +261,12 @@ def _histogram(entry: Mapping[str, Any]) -> Histogram:
 
 
 def _counted(entry: Mapping[str, Any]) -> Recorder:
-    """A window as far as it is kept: how many ended how, and the percentiles of what was answered."""
+    """A window as far as it is kept: how many ended how, and the times of what was answered."""
     made = Recorder()
     for outcome in Outcome:
         if count := entry[str(outcome)]:
-            for histogram in (made.response[outcome], made.service[outcome], made.lag):
-                histogram.add_many(round((entry["p50_ms"] or 0.0) * _NS_PER_MS), count)
+            made.lag.add_many(0, count)
+            made.response[outcome].add_many(round((entry["p50_ms"] or 0.0) * _NS_PER_MS), count)
+    if entry["hdr"]:
+        made.response[Outcome.OK] = hdr.decode(entry["hdr"])
     return made

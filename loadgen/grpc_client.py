@@ -14,10 +14,14 @@ from loadgen.grpc_link import CallLink, StreamLink
 from loadgen.record import Outcome, Sample
 
 
-async def call(address: Address, head: bytes, message: bytes, timeout_s: float, tls: Tls | None = None) -> Sample:
-    """One unary call on a connection of its own; the returned sample carries the answer's message and fields."""
+async def call(
+    address: Address, head: bytes, message: bytes, timeout_s: float, tls: Tls | None = None, *, is_stream: bool = False
+) -> Sample:
+    """One call on a connection of its own, unary or the first of a stream; the returned sample carries the answer's
+    message, with its prefix, and fields."""
     done: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
-    client = GrpcClient(address, done.set_result, timeout_s, head=head, keep_bodies=True, tls=tls)
+    kind = GrpcStreams if is_stream else GrpcClient
+    client = kind(address, done.set_result, timeout_s, head=head, keep_bodies=True, tls=tls)
     try:
         client.send(message, Sample(time.monotonic_ns()))
         return await done

@@ -1,6 +1,7 @@
 """HTTP/2 connections of a gRPC caller: frames in and out, and flow control in both directions."""
 
 import asyncio
+import struct
 from typing import Protocol, cast
 
 from loadgen import h2
@@ -11,6 +12,8 @@ _STREAM_WINDOW = h2.MAX_WINDOW
 _CONNECTION_WINDOW = 1 << 30
 _MAX_HEAD = 64 * 1024
 _MESSAGE_PREFIX = 5
+_ODD = h2.END_HEADERS | h2.PADDED | h2.PRIORITY
+_NUMBER = struct.Struct(">L")
 
 _GREETING = (
     h2.PREFACE
@@ -68,8 +71,12 @@ class CallLink(Link):
         self._unsent: dict[int, tuple[memoryview, int]] = {}
         self._received = 0
         self._out: list[bytes | memoryview] = []
+        # The first five bytes of frames, which calls with messages of one size share.
+        self._head_start = h2.FRAME_HEAD.pack(0, len(client.head), h2.HEADERS, h2.END_HEADERS, 0)[:5]
+        self._starts: dict[int, bytes] = {}
         self._reading = False
         self._going = False
+        self._reads = client.keep_bodies  # otherwise DATA is only counted
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -95,16 +102,20 @@ class CallLink(Link):
 
     def send(self, request: bytes, sample: Sample) -> None:
         stream = self._open(sample)
-        head = self._client.head
-        start = h2.FRAME_HEAD.pack(0, len(head), h2.HEADERS, h2.END_HEADERS, stream) + head
+        number = _NUMBER.pack(stream)
         size = len(request)
         if size <= self._max_frame and size <= self._window and size <= self._initial and not self._unsent:
             self._window -= size
-            data = h2.FRAME_HEAD.pack(size >> 16, size & 0xFFFF, h2.DATA, h2.END_STREAM, stream)
-            self._emit(start + data + request)
+            start = self._starts.get(size) or self._start_of(size)
+            self._emit(self._head_start, number, self._client.head, start, number, request)
             return
-        self._emit(start)
+        self._emit(self._head_start, number, self._client.head)
         self._send_body(stream, request, h2.END_STREAM)
+
+    def _start_of(self, size: int) -> bytes:
+        start = h2.FRAME_HEAD.pack(size >> 16, size & 0xFFFF, h2.DATA, h2.END_STREAM, 0)[:5]
+        self._starts[size] = start
+        return start
 
     def _open(self, sample: Sample) -> int:
         stream = self._next
@@ -148,7 +159,7 @@ class CallLink(Link):
             data = self._rest + data
         self._reading = True
         at, size = 0, len(data)
-        unpack = h2.FRAME_HEAD.unpack_from
+        unpack, plain = h2.FRAME_HEAD.unpack_from, self._heads.plain
         while size - at >= 9:
             high, low, kind, flags, stream = unpack(data, at)
             end = at + 9 + (high << 16 | low)
@@ -156,9 +167,14 @@ class CallLink(Link):
                 break
             if kind == h2.DATA:
                 self._received += end - at - 9
-                self._on_data(stream, data, at + 9, end, flags)
+                if flags or self._reads:
+                    self._on_data(stream, data, at + 9, end, flags)
             elif kind == h2.HEADERS:
-                self._on_headers(stream, data[at + 9 : end], flags)
+                block = data[at + 9 : end]
+                if flags & _ODD != h2.END_HEADERS:
+                    self._on_headers(stream, block, flags)
+                elif flags & h2.END_STREAM or block not in plain or self._reads:
+                    self._on_block(stream, block, flags)
             else:
                 self._on_control(kind, flags, stream, data[at + 9 : end])
             at = end
@@ -196,6 +212,8 @@ class CallLink(Link):
         if meaning is None:
             self._transport.abort()
             self._fail_all(Cause.INVALID)
+            return
+        if meaning.is_plain and not flags & h2.END_STREAM and not self._client.keep_bodies:
             return
         sample = self._calls.get(stream)
         if sample is None:
@@ -303,6 +321,7 @@ class StreamLink(CallLink):
 
     def __init__(self, client: Owner) -> None:
         super().__init__(client)
+        self._reads = True
         self._resting: list[int] = []
         self._partial: dict[int, bytes] = {}
 
@@ -324,21 +343,22 @@ class StreamLink(CallLink):
             if len(held) < length:
                 break
             if stream in self._calls:
-                self._on_message(stream, held[_MESSAGE_PREFIX:length])
+                self._on_message(stream, held[:length])
             held = held[length:]
         if held:
             self._partial[stream] = held
         if flags & h2.END_STREAM:
             self._fail(stream, Cause.TRUNCATED)
 
-    def _on_message(self, stream: int, payload: bytes) -> None:
+    def _on_message(self, stream: int, message: bytes) -> None:
         sample = self._calls.pop(stream)
         self.room += 1
         self._resting.append(stream)
         if self._client.keep_bodies:
-            sample.body = payload
+            sample.body = message
         # ModelStreamInferResponse: field 1 is the error of this inference, and comes first where there is one.
-        failed = payload[:1] == b"\x0a" and payload[1:2] != b"\x00"
+        payload = message[_MESSAGE_PREFIX : _MESSAGE_PREFIX + 2]
+        failed = payload[:1] == b"\x0a" and payload[1:] != b"\x00"
         if not self._going:
             self._client.on_free(self)
         code = GrpcStatus.UNKNOWN if failed else GrpcStatus.OK

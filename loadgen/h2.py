@@ -77,26 +77,29 @@ def _timeout(seconds: float) -> str:
 
 class Meaning(NamedTuple):
     """What a head or trailers say: the HTTP status (0: none), the gRPC one (None: none), when to try again (None: not
-    said, negative: never), and all fields."""
+    said, negative: never), and all fields. `is_plain` tells the head of an answer that goes well so far."""
 
     http: int
     grpc: int | None
     pushback_s: float | None
     fields: Sequence[tuple[bytes, bytes]]
+    is_plain: bool
 
 
 class Heads:
     """Reads the header blocks of one connection.
 
     A block that came before means the same as long as the table has not changed, and servers repeat themselves: this
-    saves the library's 10 us for most answers.
+    saves the library's 10 us for most answers. `plain` holds those that say nothing but that an answer goes well so
+    far.
     """
 
-    __slots__ = ("_decoder", "_known")
+    __slots__ = ("_decoder", "_known", "plain")
 
     def __init__(self) -> None:
         self._decoder = Decoder()
         self._known: dict[bytes, Meaning] = {}
+        self.plain: set[bytes] = set()
 
     def read(self, block: bytes) -> Meaning | None:
         """None for what is no header block; the connection is lost then (RFC 9113 section 4.3)."""
@@ -121,8 +124,11 @@ class Heads:
         )
         if before == after:
             self._known[block] = meaning
+            if meaning.is_plain:
+                self.plain.add(block)
         else:
             self._known.clear()
+            self.plain.clear()
         return meaning
 
 
@@ -134,9 +140,11 @@ def _meaning(fields: Sequence[tuple[bytes, bytes]]) -> Meaning:
         # gRPC A6: what is not a number of milliseconds means: do not retry.
         pushback_s = int(pushback) / 1000 if pushback.isdigit() else -1.0
     status = found.get(b":status", b"0")
+    is_plain = status == b"200" and grpc is None
     return Meaning(
         int(status) if status.isdigit() else 0,
         None if grpc is None else int(grpc) if grpc.isdigit() else int(GrpcStatus.UNKNOWN),
         pushback_s,
         fields,
+        is_plain,
     )

@@ -131,6 +131,8 @@ class History:
     def open(cls, url: str = "") -> Self:
         """The history at `url`, made or brought up to date as needed. Raises HistoryError."""
         url = url or default_url()
+        if url == "off":
+            raise HistoryError(f"it is off (--history or {ENVIRONMENT})")
         try:
             made = cls(_engine(url))
             made._migrate()

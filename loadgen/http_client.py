@@ -64,7 +64,7 @@ class Client(BaseClient["_Connection"]):
         self._idle: dict[_Connection, int] = {}
 
     def _make(self) -> "_Connection":
-        return _Connection(self)
+        return _ReadingConnection(self) if self.keep_bodies or self.streaming else _Connection(self)
 
     def _take(self) -> "_Connection | None":
         while self._idle:
@@ -208,14 +208,6 @@ class _Connection(Link):
         self._status = self._parser.get_status_code()
         self._state = _State.BODY
 
-    def on_body(self, data: bytes) -> None:
-        if self._client.keep_bodies:
-            self._body += data
-        if self._events is not None and self._status == 200 and (found := self._events.feed(data)):
-            assert self._sample is not None
-            self._sample.first_ns = self._sample.first_ns or time.monotonic_ns()
-            self._sample.tokens += found
-
     def on_message_complete(self) -> None:
         if self._status < 200:
             self._state = _State.HEAD
@@ -246,6 +238,20 @@ class _Connection(Link):
         assert sample is not None
         self._transport.abort()
         self._client.on_failed(sample, cause)
+
+
+class _ReadingConnection(_Connection):
+    """One that looks at bodies; the parser calls only what a class has, and calls are what answers cost."""
+
+    __slots__ = ()
+
+    def on_body(self, data: bytes) -> None:
+        if self._client.keep_bodies:
+            self._body += data
+        if self._events is not None and self._status == 200 and (found := self._events.feed(data)):
+            assert self._sample is not None
+            self._sample.first_ns = self._sample.first_ns or time.monotonic_ns()
+            self._sample.tokens += found
 
 
 def _seconds(value: bytes) -> float | None:

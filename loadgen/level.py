@@ -16,6 +16,8 @@ _LAG_SHARE = 0.1
 _LAG_FLOOR_NS = 1_000_000
 # Beyond this the generator has no room for bursts, and its answers wait for its own CPU.
 _BUSY = 0.9
+# In less time a busy core is the start of the run, not its rate.
+_BUSY_S = 1.0
 _LITTLE = 0.03
 _LITTLE_OPEN = 0.15
 _LITTLE_SAMPLES = 200
@@ -156,7 +158,7 @@ def level_of(
         windows=windows,
         window_s=result.window_s,
         steps=result.steps,
-        models=result.models,
+        models=result.models if whole else {},  # they hold the warm-up too
         inflight=mean([beat.inflight for beat in beats]),
         cpu_share=(beats[-1].cpu_s - beats[0].cpu_s) / span_s if span_s else result.cpu_s / max(result.elapsed_s, 1e-9),
         stall_s=result.stall_s,
@@ -172,7 +174,7 @@ def generator_problem(level: Level) -> str:
     """Why the numbers tell of the generator rather than of the target; empty when they do not."""
     if level.backlogged:
         return f"{level.backlogged} requests waited in the generator because all its connections were in use"
-    if level.cpu_share > _BUSY:
+    if level.cpu_share > _BUSY and level.seconds >= _BUSY_S:
         return f"the generator used {level.cpu_share:.0%} of a core; use fewer requests a second, or more --workers"
     felt = Histogram()
     for histogram in level.verdict_times.values():

@@ -18,8 +18,8 @@ from rich.text import Text
 from loadgen.level import Level
 from loadgen.record import Outcome
 from loadgen.settings import Settings
-from loadgen.units import format_duration, format_latency, format_rate
-from loadgen.view import Loads, progress
+from loadgen.units import format_latency, format_rate
+from loadgen.view import Loads, format_left, progress
 
 _REFRESH_S = 0.25
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -85,7 +85,7 @@ class LiveView:
         left_s = max(0.0, self._total_s - elapsed_s)
         head = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=max(self._total_s, 0.1), completed=min(elapsed_s, self._total_s), width=_BAR)
-        left = f"at most {format_duration(round(left_s))} left" if left_s >= 1 else ""
+        left = f"at most {format_left(left_s)} left" if left_s >= 1 else ""
         head.add_row(Text(self._title, "bold"), bar, Text(left, "dim"))
         lines: list[RenderableType] = [head]
         if self._load is not None and self._load.started_ns:

@@ -10,7 +10,7 @@ from loadgen.histogram import samples_needed
 from loadgen.level import Level, level_of
 from loadgen.record import Outcome, Recorder, Result
 from loadgen.run import ClosedLoop, Extras, OpenLoop
-from loadgen.schedule import Arrivals, Step, draw
+from loadgen.schedule import Step, draw
 from loadgen.settings import Settings
 from loadgen.stats import is_drifting, is_steady
 from loadgen.target import Target
@@ -135,6 +135,7 @@ def open_level(result: Result, rate: float, warmup_s: float, planned_s: float) -
     counted = replace(
         result,
         steps=result.steps[1:],
+        models={} if warmup_s else result.models,  # they hold the warm-up too
         windows={number: window for number, window in result.windows.items() if number >= first},
         beats=[beat for beat in result.beats if warmup_s <= beat.at_s < warmup_s + planned_s],
         rated_s=planned_s,
@@ -144,8 +145,3 @@ def open_level(result: Result, rate: float, warmup_s: float, planned_s: float) -
     if is_drifting(times) and times[-1] > 2 * min(times):
         problem = f"latency kept rising for {format_duration(planned_s)}: the target takes less than this"
     return level_of(counted, rate=rate, problem=problem)
-
-
-def poisson(settings: Settings) -> Settings:
-    """The same with Poisson arrivals, which is what independent callers make."""
-    return replace(settings, arrivals=settings.arrivals._replace(kind=Arrivals.POISSON, cv=1.0, file=None))

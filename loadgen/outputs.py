@@ -10,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from loadgen import hdr
+from loadgen.html import render_page
 from loadgen.level import Level
 from loadgen.record import Outcome
 from loadgen.settings import Settings
@@ -134,6 +135,7 @@ def write(settings: Settings, document: Mapping[str, Any], text: str, levels: Se
         "levels.csv": as_csv(document),
         **(document.get("files") or {}),
     }
+    files["report.html"] = render_page([document], [text])
     for name, content in files.items():
         (folder / name).write_text(content)
     hdr.write_log(folder / "response.hlog", _histograms(levels))

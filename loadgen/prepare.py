@@ -33,15 +33,16 @@ from loadgen.record import Outcome, Sample, status_name
 from loadgen.settings import Settings
 from loadgen.target import Target, Wire
 from loadgen.values import Protocol
-from protos.open_inference_pb2 import ModelMetadataRequest, ModelMetadataResponse
+from protos.open_inference_pb2 import ModelMetadataRequest, ModelMetadataResponse, ModelStreamInferResponse
 
 _SERVICE = "/inference.GRPCInferenceService"
 _METHODS = {Protocol.GRPC: "ModelInfer", Protocol.GRPC_STREAM: "ModelStreamInfer"}
-_WIRES = {Protocol.GRPC: Wire.GRPC, Protocol.GRPC_STREAM: Wire.GRPC_STREAM, Protocol.OPENAI: Wire.EVENTS}
+WIRES = {Protocol.GRPC: Wire.GRPC, Protocol.GRPC_STREAM: Wire.GRPC_STREAM, Protocol.OPENAI: Wire.EVENTS}
 _MIX = 1000
 # Below it JSON is as short, and a server need not be asked what else it takes.
 _BINARY_PAYS = 1000
 _PROMPT_LENGTH = 200
+_CHAT = "/v1/chat/completions"
 _TEXT = 200  # characters of a server's own words in a message
 
 
@@ -66,10 +67,10 @@ async def prepare(settings: Settings) -> Prepared:
         address = await resolve(settings.url.host, settings.url.port)
     except OSError as error:
         raise UnreachableError(f"{settings.url.host}: {error.strerror}") from None
-    server = _Server(settings, address, make_tls(settings))
+    server = Server(settings, address, make_tls(settings))
     pools, tensors = [], []
     for model in settings.models or ("",):
-        inputs = await server.inputs(model) if settings.protocol in _TENSORS else _typed(settings.shape)
+        inputs = await server.inputs(model) if settings.has_tensors else _typed(settings.shape)
         tensors += inputs
         pools.append(await server.pool(model, inputs))
     order = _mixed([weight for _, weight in settings.model] or [1.0])
@@ -79,10 +80,10 @@ async def prepare(settings: Settings) -> Prepared:
         address,
         [next(feeds[number]) for number in order] if several else pools[0],
         settings.timeout,
-        max_connections=settings.connections or min(settings.max_in_flight, MAX_CONNECTIONS),
-        wire=_WIRES.get(settings.protocol, Wire.HTTP),
+        max_connections=most_connections(settings),
+        wire=WIRES.get(settings.protocol, Wire.HTTP),
         tls=server.tls,
-        head=server.call_head(_METHODS[settings.protocol]) if settings.is_grpc else b"",
+        head=server.infer_head() if settings.is_grpc else b"",
         streams=settings.streams,
         models=settings.models,
         model_of=order if several else (),
@@ -91,11 +92,14 @@ async def prepare(settings: Settings) -> Prepared:
     return Prepared(target, tensors, len(sizes), sum(sizes) / len(sizes), _described(settings, tensors))
 
 
+def most_connections(settings: Settings) -> int:
+    """How many may be opened, so that no more than --max-in-flight requests are under way."""
+    shared = settings.streams if settings.is_grpc else 1
+    return settings.connections or max(1, min(settings.max_in_flight // shared, MAX_CONNECTIONS))
+
+
 def _typed(shapes: Sequence[Tensor]) -> list[Tensor]:
     return [shape._replace(datatype=shape.datatype or "FP32") for shape in shapes]
-
-
-_TENSORS = frozenset({Protocol.HTTP, Protocol.GRPC, Protocol.GRPC_STREAM})
 
 
 def _described(settings: Settings, tensors: Sequence[Tensor]) -> str:
@@ -135,7 +139,7 @@ def _mixed(weights: Sequence[float]) -> list[int]:
     return order
 
 
-class _Server:
+class Server:
     """What is asked of the server and how requests to it look."""
 
     def __init__(self, settings: Settings, address: Address, tls: Tls | None) -> None:
@@ -150,6 +154,19 @@ class _Server:
         scheme = "https" if self._settings.url.is_tls else "http"
         path = self._settings.path or f"{self._settings.url.prefix}{_SERVICE}/{method}"
         return h2.call_head(scheme, self._authority, path, self._settings.header, self._settings.timeout)
+
+    def infer_head(self) -> bytes:
+        """The header block of the call that the load makes."""
+        return self.call_head(_METHODS[self._settings.protocol])
+
+    def verbatim(self, model: str, body: bytes) -> bytes:
+        """A request with this body. Raises PayloadError over gRPC, where bodies are messages."""
+        settings = self._settings
+        if settings.is_grpc:
+            raise PayloadError("a body in a trace is sent over HTTP only")
+        own = {Protocol.OPENAI: _CHAT, Protocol.V1: f"/v1/models/{model}:predict", Protocol.POST: "/"}
+        infer = f"{model_path('', model, settings.model_version)}/infer"
+        return self._post(body, settings.path or own.get(settings.protocol, infer))
 
     async def inputs(self, model: str) -> list[Tensor]:
         """What the model takes, by its metadata and --shape."""
@@ -202,7 +219,7 @@ class _Server:
         if settings.protocol is Protocol.POST:
             return [self._post(body, settings.path or "/") for body in self._given_bodies()]
         if settings.protocol is Protocol.OPENAI:
-            return [self._post(body, settings.path or "/v1/chat/completions") for body in self._chats(model)]
+            return [self._post(body, settings.path or _CHAT) for body in self._chats(model)]
         entries = self._values(tensors)
         if settings.protocol is Protocol.V1:
             return [self._post(body, settings.path or f"/v1/models/{model}:predict") for body in self._v1(entries)]
@@ -304,9 +321,12 @@ def words(answer: Sample) -> str:
 
 async def probe(settings: Settings, target: Target) -> Sample:
     """One request of the load, with everything that came back."""
-    if settings.is_grpc:
-        head = target.head
-        if settings.protocol is Protocol.GRPC_STREAM:
-            head = _Server(settings, target.address, target.tls).call_head(_METHODS[Protocol.GRPC])
-        return await call(target.address, head, target.requests[0], settings.timeout, target.tls)
-    return await fetch(target.address, target.requests[0], settings.timeout, target.tls)
+    if not settings.is_grpc:
+        return await fetch(target.address, target.requests[0], settings.timeout, target.tls)
+    is_stream = settings.protocol is Protocol.GRPC_STREAM
+    request = target.requests[0]
+    answer = await call(target.address, target.head, request, settings.timeout, target.tls, is_stream=is_stream)
+    if is_stream and answer.body:
+        said = ModelStreamInferResponse.FromString(answer.body[5:]).error_message
+        answer.headers = [*answer.headers, (b"grpc-message", said.encode())]
+    return answer

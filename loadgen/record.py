@@ -62,7 +62,7 @@ class GrpcStatus(IntEnum):
     UNAUTHENTICATED = 16
 
 
-_GRPC_OUTCOMES = {
+_GRPC_OUTCOMES: dict[int, Outcome] = {
     GrpcStatus.OK: Outcome.OK,
     GrpcStatus.UNAVAILABLE: Outcome.SHED,
     GrpcStatus.RESOURCE_EXHAUSTED: Outcome.SHED,
@@ -73,7 +73,7 @@ _GRPC_OUTCOMES = {
 
 def outcome_of_grpc(code: int) -> Outcome:
     """The outcome of a call that ended with trailers."""
-    return _GRPC_OUTCOMES.get(GrpcStatus(code), Outcome.ERROR) if code in range(17) else Outcome.ERROR
+    return _GRPC_OUTCOMES.get(code, Outcome.ERROR)
 
 
 def status_name(status: int) -> str:
@@ -130,13 +130,17 @@ class Recorder:
 
     `first` is the time to the first piece of streamed answers, `tokens` their pieces, `retried` the attempts that were
     refused and made again; those are in nothing else.
+
+    In closed loop a request is due when it is sent, so its two clocks are one (`is_closed`) and there is no lag: two of
+    three histograms saved are a tenth of what a request costs.
     """
 
-    __slots__ = ("causes", "first", "lag", "response", "retried", "service", "statuses", "tokens")
+    __slots__ = ("_is_closed", "causes", "first", "lag", "response", "retried", "service", "statuses", "tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_closed: bool = False) -> None:
+        self._is_closed = is_closed
         self.response = {outcome: Histogram() for outcome in Outcome}
-        self.service = {outcome: Histogram() for outcome in Outcome}
+        self.service = self.response if is_closed else {outcome: Histogram() for outcome in Outcome}
         self.lag = Histogram()
         self.first = Histogram()
         self.statuses: Counter[int] = Counter()
@@ -150,8 +154,9 @@ class Recorder:
         assert outcome is not None, "a sample is recorded after its end"
         origin_ns = sample.origin_ns or sample.intended_ns
         self.response[outcome].add(sample.done_ns - origin_ns)
-        self.service[outcome].add(sample.done_ns - sample.sent_ns)
-        self.lag.add(sample.sent_ns - sample.intended_ns)
+        if not self._is_closed:
+            self.service[outcome].add(sample.done_ns - sample.sent_ns)
+            self.lag.add(sample.sent_ns - sample.intended_ns)
         if sample.cause is None:
             self.statuses[sample.status] += 1
         else:
@@ -163,7 +168,7 @@ class Recorder:
     @property
     def count(self) -> int:
         """How many samples were added."""
-        return self.lag.count
+        return sum(histogram.count for histogram in self.response.values())
 
     def count_of(self, outcome: Outcome) -> int:
         """How many samples ended so."""
@@ -177,7 +182,8 @@ class Recorder:
         """Add everything that `other` counted."""
         for outcome in Outcome:
             self.response[outcome].merge(other.response[outcome])
-            self.service[outcome].merge(other.service[outcome])
+            if not self._is_closed:
+                self.service[outcome].merge(other.service[outcome])
         self.lag.merge(other.lag)
         self.first.merge(other.first)
         self.statuses.update(other.statuses)

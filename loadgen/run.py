@@ -71,6 +71,7 @@ class _Run(ABC):
         self._feed = itertools.cycle(zip(target.requests, target.model_of or itertools.repeat(0), strict=False))
         self._on_sample = on_sample
         self._extras = extras
+        self._is_plain = not (extras.retries or extras.cancel_share)
         self._source = random.Random(extras.seed)
         self._window_ns = round(extras.window_s * NS_PER_S) or 1 << 62
         self._models = max(1, len(target.models))
@@ -152,8 +153,11 @@ class _Run(ABC):
         return whole
 
     def windows(self) -> dict[int, Recorder]:
-        """What has ended so far by window, of a run with one step and one model."""
-        return self._books[0]
+        """What has ended so far by window, of a run with one step."""
+        if self._models == 1:
+            return self._books[0]
+        numbers = sorted({number for book in self._books for number in book})
+        return {number: merged(book[number] for book in self._books if number in book) for number in numbers}
 
     def outcomes(self) -> dict[Outcome, int]:
         """How many requests have ended so far, by outcome."""
@@ -180,8 +184,10 @@ class _Run(ABC):
     def _send(self, sample: Sample) -> None:
         self.sent += 1
         request, sample.model = next(self._feed)
-        if self._extras.retries:
-            sample.request = request
+        if self._is_plain:
+            self._client.send(request, sample)
+            return
+        sample.request = request
         self._client.send(request, sample)
         if self._extras.cancel_share and self._source.random() < self._extras.cancel_share:
             self._loop.call_later(self._extras.cancel_after_s, self._client.cancel, sample)
@@ -223,7 +229,7 @@ class _Run(ABC):
         book = self._books[sample.step * self._models + sample.model]
         recorder = book.get(window)
         if recorder is None:
-            recorder = book[window] = Recorder()
+            recorder = book[window] = Recorder(is_closed=not (self.open_loop or self._extras.retries))
         return recorder
 
     def _record(self, sample: Sample) -> None:

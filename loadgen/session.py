@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gc
+import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,13 +15,16 @@ from typing import Any
 from loadgen import outputs
 from loadgen.document import Facts, make_document
 from loadgen.exits import Exit
-from loadgen.history import History, HistoryError
+from loadgen.history import History, HistoryError, default_url
 from loadgen.level import Level, generator_problem
 from loadgen.prepare import Prepared, UnreachableError, probe, words
 from loadgen.record import Outcome, status_name
 from loadgen.report import warnings
 from loadgen.settings import Settings
 from loadgen.view import Loads, View
+
+# Set for the processes of --workers: they tell their whole result on standard output, and keep nothing.
+WORKER = "HEADGATE_LOAD_WORKER"
 
 
 def version_of_this() -> str | None:
@@ -50,12 +55,13 @@ class Session:
         """From here on SIGINT and SIGTERM end the load that runs, and what was measured is told."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
+            loop.add_signal_handler(number, self.stop)
         # Bodies and schedules never become garbage during a run; without this each full collection walks them.
         gc.collect()
         gc.freeze()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """End the load that runs now."""
         self._stopping.set()
         if self._load is not None:
             self._load.stop()
@@ -110,7 +116,10 @@ class Session:
         command itself found wrong."""
         settings, facts = self.settings, self.facts
         found = [f"{level.name}: {warning}" for level in self.levels for warning in warnings(settings, level)]
-        document = make_document(settings, facts, self.levels, found, **parts)
+        document = make_document(settings, facts, self.levels, found, summary=text, **parts)
+        if WORKER in os.environ:
+            print(json.dumps(document))
+            return Exit.OK
         print(text if settings.format == "text" else outputs.printed(settings.format, document).rstrip("\n"))
         code = self._code(extra)
         try:
@@ -126,10 +135,11 @@ class Session:
 
     def _keep(self, document: dict[str, Any]) -> None:
         """Put the result into the history; what goes wrong there costs a line, not the result."""
-        if self.settings.history == "off":
+        url = self.settings.history or default_url()
+        if url == "off":
             return
         try:
-            with History.open(self.settings.history) as history:
+            with History.open(url) as history:
                 history.add(document)
         except HistoryError as error:
             print(f"headgate-load: not kept in the history: {error}", file=sys.stderr)

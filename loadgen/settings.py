@@ -103,6 +103,11 @@ class Settings:
         return tuple(name for name, _ in self.model)
 
     @property
+    def has_tensors(self) -> bool:
+        """Whether requests are V2, whose inputs the model's metadata tells."""
+        return self.protocol in {Protocol.HTTP, Protocol.GRPC, Protocol.GRPC_STREAM}
+
+    @property
     def is_grpc(self) -> bool:
         """Whether requests go over gRPC."""
         return self.protocol in {Protocol.GRPC, Protocol.GRPC_STREAM}
@@ -193,6 +198,8 @@ class _Reader:
             self._bound(min(planned_arrivals(values["steps"]), limit))
         if command in _LOADS | {"inspect"} and values["url"] is not None:
             self._check_target(values)
+        if command != "run" and "arrivals" in values and values["arrivals"].file is not None:
+            self.problems.append("--arrivals file:F: only with run, for levels need rates")
         if command in {"search", "tune"} and not values["slo"] and not any("--slo" in p for p in self.problems):
             self.problems.append("--slo is missing; accepted: such as 'p99<250ms'")
         if values.get("cert") and not values.get("key"):
@@ -202,7 +209,8 @@ class _Reader:
         protocol, scheme = values["protocol"], values["url"].scheme
         if protocol is not None and (protocol in {Protocol.GRPC, Protocol.GRPC_STREAM}) != scheme.startswith("grpc"):
             self.problems.append(f"--protocol {protocol} does not go with {scheme}://")
-        if not values["model"] and protocol is not Protocol.POST and not any("--model" in p for p in self.problems):
+        needs_model = protocol is not Protocol.POST and "trace" not in values
+        if needs_model and not values["model"] and not any("--model" in p for p in self.problems):
             self.problems.append("--model is missing; accepted: a model name, or weights such as a=3,b=1")
         if protocol is Protocol.POST and not (self.has("data") or self.has("data_file") or self.has("input_data")):
             self.problems.append("--protocol post needs a body: --data, --data-file or --input-data")

@@ -25,14 +25,18 @@ def row_of(level: Level) -> str:
 
 
 def levels_table(settings: Settings, levels: Sequence[Level], knee: Knee | None = None) -> list[str]:
-    """All levels with bars; below each other by load, in the order of their kinds."""
+    """All levels with bars and marks: closed loop by callers, then open loop by rate."""
+    levels = sorted(levels, key=lambda level: (not level.callers, level.load))
+    head, *lines = plain_table(levels)
+    return [head, *(f"{line}{_mark(settings, level, knee)}" for line, level in zip(lines, levels, strict=True))]
+
+
+def plain_table(levels: Sequence[Level]) -> list[str]:
+    """All levels with bars, in their order."""
     best = max((level.throughput for level in levels), default=0.0)
-    lines = table([_HEAD, *map(_cells, levels)])
-    for number, level in enumerate(levels, 1):
-        lines[number] = (
-            f"{lines[number]:<{len(lines[0]) - len(_HEAD[-1])}}{_bar(level, best)}{_mark(settings, level, knee)}"
-        )
-    return [line.rstrip() for line in lines]
+    head, *lines = table([_HEAD, *map(_cells, levels)])
+    width = len(head) - len(_HEAD[-1])
+    return [head, *(f"{line:<{width}}{_bar(level, best)}" for line, level in zip(lines, levels, strict=True))]
 
 
 def _bar(level: Level, best: float) -> str:

@@ -10,6 +10,7 @@ from loadgen.advice import (
     Limit,
     Queue,
     Scaling,
+    gated_patch,
     headgate_flags,
     isvc_patch,
     keda_scaledobject,
@@ -240,7 +241,8 @@ def _recommended(tuned: Tuned, levels: Sequence[Level], slo: Slo) -> list[str]:
         lines.append(f"  scale  {product} = {scaling.concurrency}   (Knative: {knative}; {keda})")
     lines.append(f"  apply  headgate serve {headgate_flags(limit.limit, queue, slo)}")
     if tuned.scaling is not None:
-        lines.append("         kubectl patch isvc NAME --type merge --patch-file patch.yaml   (or keda.yaml)")
+        others = "(or patch-headgate.yaml, keda.yaml)"
+        lines.append(f"         kubectl patch isvc NAME --type merge --patch-file patch.yaml   {others}")
     return lines
 
 
@@ -295,5 +297,6 @@ def _files(tuned: Tuned, slo: Slo) -> dict[str, str]:
     files = {"headgate.args": headgate_flags(tuned.limit.limit, tuned.queue, slo) + "\n"}
     if tuned.scaling is not None:
         files["patch.yaml"] = isvc_patch(tuned.limit.limit, tuned.queue, tuned.scaling, slo)
+        files["patch-headgate.yaml"] = gated_patch(tuned.limit.limit, tuned.queue, tuned.scaling, slo)
         files["keda.yaml"] = keda_scaledobject(tuned.scaling)
     return files

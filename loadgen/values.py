@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -117,6 +117,8 @@ def parse_models(text: str) -> tuple[tuple[str, float], ...]:
     for part in text.split(","):
         name, _, weight = part.partition("=")
         models.append((parse_text(name), number((0.001, 1_000_000.0))(weight)))
+    if len({name for name, _ in models}) < len(models):
+        raise ValueError(text)
     return tuple(models)
 
 
@@ -138,6 +140,14 @@ def parse_steps(text: str) -> tuple[Step, ...]:
 def describe_step(step: Step) -> str:
     """`100/s`, or `100/s to 300/s`."""
     return format_rate(step.rate) + ("" if step.end_rate is None else f" to {format_rate(step.end_rate)}")
+
+
+def describe_steps(steps: Sequence[Step]) -> str:
+    """The text that `parse_steps` reads as these."""
+    return ",".join(
+        f"{step.rate:.9g}{'' if step.end_rate is None else f'-{step.end_rate:.9g}'}:{step.duration_s * 1e3:.9g}ms"
+        for step in steps
+    )
 
 
 def parse_spread(text: str) -> Spread:

@@ -9,7 +9,7 @@ from loadgen.level import Level
 from loadgen.record import Outcome
 from loadgen.run import ClosedLoop, OpenLoop
 from loadgen.settings import Settings
-from loadgen.units import NS_PER_S, format_duration, format_rate
+from loadgen.units import NS_PER_S, format_rate
 
 Loads = OpenLoop | ClosedLoop
 _REFRESH_S = 0.25
@@ -103,8 +103,14 @@ def progress(load: Loads, left_s: float) -> str:
     seconds = max(1e-3, (time.monotonic_ns() - load.started_ns) / NS_PER_S)
     counts = load.outcomes()
     ends = "   ".join(f"{outcome} {count}" for outcome, count in counts.items() if count)
-    left = f"   {format_duration(round(left_s))} left" if left_s >= 1 else ""
+    left = f"   {format_left(left_s)} left" if left_s >= 1 else ""
     return f"in flight {load.inflight}   {format_rate(counts[Outcome.OK] / seconds)}   {ends}{left}"
+
+
+def format_left(seconds: float) -> str:
+    """`45s`, `1m05s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 def make_view(settings: Settings) -> View:

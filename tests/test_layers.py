@@ -67,6 +67,7 @@ ALLOWED: dict[str, set[str]] = {
     "loadgen.hdr": {"loadgen", "hdrh"},
     "loadgen.history": {"loadgen", "sqlalchemy"},
     "loadgen.live": {"loadgen", "rich"},
+    "loadgen.stub": {"loadgen", "hpack", "protos", "uvloop"},
     "loadgen": {"httptools", "protos", "uvloop"},
     "protos": {"google.protobuf", "grpc_tools"},
 }

@@ -16,6 +16,33 @@ def test_the_load_generator_never_imports_the_agent(module: str) -> None:
     assert not {name for name in loaded_by(module) if name.split(".")[0] == "agent"}
 
 
-@pytest.mark.parametrize("module", ["units", "schedule", "record", "payload", "report"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "units",
+        "schedule",
+        "histogram",
+        "record",
+        "payload",
+        "bodies",
+        "inputs",
+        "sse",
+        "trace",
+        "values",
+        "flags",
+        "settings",
+        "stats",
+        "knee",
+        "level",
+        "advice",
+        "document",
+        "merging",
+        "compare",
+        "html",
+        "report",
+        "tables",
+        "h2",
+    ],
+)
 def test_pure_modules_load_no_io(module: str) -> None:
     assert loaded_by(f"loadgen.{module}").isdisjoint({"asyncio", "socket", "selectors", "uvloop", "httptools"})

@@ -68,6 +68,11 @@ def test_levels_belong_to_the_commands_that_have_them() -> None:
     assert problems_of("search") == ["--slo is missing; accepted: such as 'p99<250ms'"]
 
 
+def test_levels_need_rates() -> None:
+    (problem,) = problems_of("sweep", arrivals=f"file:{__file__}", rate="1,2")
+    assert problem.startswith("--arrivals file:F: only with run")
+
+
 def test_the_scheme_says_the_protocol() -> None:
     assert given(url="grpc://h:1").protocol is Protocol.GRPC
     assert given(url="grpc://h:1", protocol="grpc-stream").protocol is Protocol.GRPC_STREAM

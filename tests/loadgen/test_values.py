@@ -59,7 +59,7 @@ ACCEPTED: list[tuple[Callable[[str], Any], str, Any]] = [
 REFUSED: list[tuple[Callable[[str], Any], str]] = [
     *((parse_url, text) for text in ("", "a:80", "ftp://a", "http://", "http://a:x", "http://a:70000", "http://u@a")),
     *((parse_url, text) for text in ("http://a?q", "http://a#f", "http://a/\u00fc", "http://a/b c")),
-    *((parse_models, text) for text in ("", "=1", "a=x", "a=1,b")),
+    *((parse_models, text) for text in ("", "=1", "a=x", "a=1,b", "a=1,a=2")),
     *((parse_steps, text) for text in ("0:1s,0:2s", "1-x:1s", "1:1s:1s", "x")),
     *((parse_spread, text) for text in ("uniform", "poisson:2", "gamma", "gamma:x", "file:")),
     *((parse_callers, text) for text in ("", "2,1", "1,1", "4:4", "1:8:2:2", "a:b", "1:10001")),

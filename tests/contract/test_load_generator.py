@@ -1,0 +1,61 @@
+"""headgate-load against real predictors: the model's own metadata is enough, in every protocol that each of them
+speaks."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from .processes import Server
+
+pytestmark = pytest.mark.contract
+
+HTTP = [("http", "json"), ("http", "binary"), ("v1", "json")]
+GRPC = [("grpc", "binary"), ("grpc", "json"), ("grpc-stream", "binary")]
+
+
+def run(url: str, *more: str) -> tuple[int, dict[str, int], str]:
+    """Exit code, statuses and standard error of 50 requests from 4 callers."""
+    command = [sys.executable, "-m", "loadgen", "run", url, "-m", "double", "-n", "50", "-c", "4", *more]
+    ended = subprocess.run(
+        [*command, "--format", "json", "--fail-on", "none"],
+        env={**os.environ, "HEADGATE_LOAD_HISTORY": "off"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    statuses = json.loads(ended.stdout)["levels"][0]["statuses"] if ended.stdout else {}
+    return ended.returncode, statuses, ended.stderr
+
+
+def check(server: Server, protocol: str, form: str, shape: Sequence[str] = ()) -> None:
+    where = f"grpc://{server.grpc_address}" if protocol.startswith("grpc") else f"http://{server.address}"
+    code, statuses, said = run(where, "-i", protocol, "--tensor-format", form, *shape)
+    assert (code, statuses) == (0, {"0": 50} if protocol.startswith("grpc") else {"200": 50}), said
+
+
+@pytest.mark.parametrize(("protocol", "form"), [*HTTP[:1], *GRPC])
+def test_triton_answers(triton: Server, protocol: str, form: str) -> None:
+    check(triton, protocol, form)
+
+
+@pytest.mark.parametrize(("protocol", "form"), [*HTTP[:1], *GRPC[:2]])
+def test_mlserver_answers(mlserver: Server, protocol: str, form: str) -> None:
+    check(mlserver, protocol, form)
+
+
+@pytest.mark.parametrize(("protocol", "form"), [*HTTP, *GRPC[:2]])
+def test_kserve_answers(kserve: Server, protocol: str, form: str) -> None:
+    check(kserve, protocol, form, ["--shape", "INPUT0:1,4:FP32"])
+
+
+@pytest.mark.parametrize("name", ["triton", "mlserver"])
+def test_a_wrong_shape_is_told_in_the_servers_words(name: str, request: pytest.FixtureRequest) -> None:
+    server: Server = request.getfixturevalue(name)
+    code, _, said = run(f"http://{server.address}", "--shape", "nobody:4:FP32")
+    assert code == 3, said
+    assert "nobody" in said
