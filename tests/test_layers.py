@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.scale": {"agent", "agent.errors", "agent.logs", "aiohttp", "grpc", "protos"},
     "agent.net.server": {"agent", "agent.net", "agent.admin", "agent.scale.knative", *LAYERS},
     "agent.net": LAYERS,
-    "agent.admin": {"agent", "agent.net", "aiohttp", "grpc", "prometheus_client", "protos", *LAYERS},
+    "agent.admin": {"agent", "agent.net", "aiohttp", "grpc", "protos", *LAYERS},
     "agent.inject.patch": {"agent.errors", "agent.settings", "agent.values"},
     "agent.inject": {
         "agent",

@@ -6,13 +6,13 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from prometheus_client.exposition import choose_encoder
 
 from agent import __version__
 from agent.admin.exposition import Exposition
 from agent.admin.health import Door, HealthPort
 from agent.admin.merge import MERGING, Merged, Merger
 from agent.admin.status import Status
+from agent.admin.text import OPENMETRICS, PLAIN, wants_openmetrics
 from agent.errors import Outcome
 from agent.net.drain import Stage
 from agent.scale.page import PATH
@@ -66,10 +66,9 @@ class Admin:
         if self._merger.has_pages and MERGING not in request.headers:
             # What predictors say is seldom good OpenMetrics, so it is told, with ours, in the format that forgives.
             accept, merged = "", await self._merger.merged()
-        _, content_type = choose_encoder(accept)
-        text = self._exposition.text(
-            openmetrics=content_type.startswith("application/openmetrics-text"), pages=merged.pages
-        )
+        openmetrics = wants_openmetrics(accept)
+        text = self._exposition.text(openmetrics=openmetrics, pages=merged.pages)
+        content_type = OPENMETRICS if openmetrics else PLAIN
         return web.Response(body=text.encoded(merged.lines), headers={"Content-Type": content_type})
 
     async def _healthz(self, _: web.Request) -> web.Response:

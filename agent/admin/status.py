@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Mapping
 from functools import cached_property
 from hashlib import sha256
-from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ class Status:
 
     @cached_property
     def _html(self) -> bytes:
-        return files("agent.admin").joinpath("status.html").read_bytes()
+        return Path(__file__).with_name("status.html").read_bytes()
 
     @cached_property
     def _policy(self) -> str:

@@ -13,6 +13,15 @@ _INFINITY = float("inf")
 _EDGES = (*map(str, BOUNDS), "+Inf")
 
 
+PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+def wants_openmetrics(accept: str) -> bool:
+    """Whether an Accept header names OpenMetrics, in whatever version: 1.0 is the only one that is written here."""
+    return any(one.partition(";")[0].strip() == "application/openmetrics-text" for one in accept.split(","))
+
+
 def labels(**pairs: str) -> str:
     """Labels as they stand behind a metric's name. Values may hold anything."""
     return "{" + ",".join(f'{name}="{escape(value)}"' for name, value in pairs.items()) + "}"

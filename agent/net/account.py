@@ -203,7 +203,9 @@ class Account:
                 if not (self.route.streams or self._is_stream):
                     ticket.usage.served(now - self.dispatched)
                 # A gRPC answer is HTTP's 200 whatever it says.
-                if self.grpc_status == 0 or (self.grpc_status == NO_STATUS and self.status != 404):
+                if ticket.usage.name != self.route.model and (
+                    self.grpc_status == 0 or (self.grpc_status == NO_STATUS and self.status != 404)
+                ):
                     self.usage = gate.usages[self.protocol].learn(self.route.model, now)
             if self._is_proxied and gate.proxied is not None:
                 gate.proxied.leave(now)

@@ -159,14 +159,14 @@ class Counters:
         grpc_status = record.grpc_status
         ending = (record.status if grpc_status < 0 else grpc_status, outcome)
         counters.ended[ending] = counters.ended.get(ending, 0) + 1
-        dispatched = record.dispatched
+        dispatched, arrived = record.dispatched, record.arrived
         if dispatched:
-            counters.queue_wait.observe(dispatched - record.arrived)
+            counters.queue_wait.observe(dispatched - arrived)
             if record.is_retry:
                 counters.retries += 1
         if outcome is SERVED:
             counters.upstream.observe(record.ended - dispatched)
-            counters.request.observe(record.ended - record.arrived)
+            counters.request.observe(record.ended - arrived)
         else:
             self._fell_short(record, usage, counters)
 

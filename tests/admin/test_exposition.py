@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 import agent
 from agent.admin.exposition import Exposition
 from agent.admin.merge import PageState
+from agent.admin.text import wants_openmetrics
 from agent.errors import Fault, Outcome
 from agent.observe.counters import BOUNDS
 from agent.observe.history import read
@@ -221,3 +222,21 @@ def test_a_search_tells_what_it_believes() -> None:
     assert scraped.value("headgate_limit_search_throughput", model="") == 0.0
     assert scraped.value("headgate_limit_search_holding", model="") == 0.0
     assert scraped.value("headgate_concurrency_limit") == 8.0
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/plain;version=0.0.4", False),
+        ("application/openmetrics-text", True),
+        (
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,*/*;q=0.1",
+            True,
+        ),
+        ("text/plain, application/openmetrics-text; version=2.0.0; escaping=allow-utf-8", True),
+    ],
+)
+def test_openmetrics_is_told_to_whoever_names_it(accept: str, wanted: bool) -> None:
+    assert wants_openmetrics(accept) is wanted

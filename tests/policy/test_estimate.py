@@ -149,3 +149,16 @@ def test_a_refusal_tells_of_more_to_do_for_as_long_as_a_request_takes(ago: float
     assert not flow.is_wanting(5.0)
     flow.refused_at = 5.0
     assert flow.is_wanting(5.0 + ago) is wants
+
+
+def test_what_comes_within_a_moment_counts_as_often_as_it_came() -> None:
+    """At 50,000 a second one in 20 is looked at, and the rates and means are the same."""
+    flow = drain(0.00004, 4000)
+    for number in range(40_000):
+        flow.arrive(10.0 + number * 0.00002, 0.5)
+    assert flow.load == pytest.approx(2.0, rel=0.02)
+    for number in range(40_000):
+        flow.arrive(20.0 + number * 0.00002, 0.9)
+        flow.leave(20.0 + number * 0.00002, 0.2, 1.0, backlogged=False)
+    assert flow.patience == pytest.approx(0.9, rel=0.01)
+    assert flow.hold == pytest.approx(0.2, rel=0.01)

@@ -4,6 +4,8 @@ The floors are some two points below what 60 s and three seeds give (`python -m 
 A tight deadline of three service times has a lower ceiling: a few requests are slower than that by themselves.
 """
 
+from statistics import fmean
+
 import pytest
 
 from tests.sim import gates, scenarios
@@ -91,7 +93,7 @@ def test_a_search_goes_on_where_refusals_keep_slots_free(load: float) -> None:
 def test_a_stall_is_over_soon_though_the_search_takes_it_for_a_limit_too_high(load: float) -> None:
     """3.75 % of the time is lost to the stalls themselves."""
     assert scenarios.stalls(gates.deadline, load, 80.0).goodput(CAPACITY) >= 94.0
-    assert scenarios.stalls(gates.auto, load, 80.0).goodput(CAPACITY) >= 86.0
+    assert fmean(scenarios.stalls(gates.auto, load, 80.0, seed).goodput(CAPACITY) for seed in range(3)) >= 84.0
 
 
 @pytest.mark.parametrize("predictor", UNKNOWN)
