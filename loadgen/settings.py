@@ -82,7 +82,6 @@ class Settings:
     retry: int = 0
     retry_after: str = "honour"
     scrape: tuple[Url, ...] = ()
-    scrape_interval: float = 1.0
     proof: str = "auto"
     growth: float = 0.005
     startup: float = 30.0

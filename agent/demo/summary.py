@@ -28,11 +28,6 @@ class Chapter(NamedTuple):
     executing: float
     queued: float
 
-    @property
-    def answered_share(self) -> float:
-        """Share of the requests that were answered while their caller waited."""
-        return self.recorder.count_of(Outcome.OK) / max(1, self.recorder.count)
-
 
 def summary_rows(chapters: Sequence[Chapter]) -> list[tuple[str, ...]]:
     """The table of phases, its header first."""

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from agent.scale.page import LoadPage
 
-# What a client asks with, as vLLM and Triton have it, and what it is answered with.
-ASKED = b"endpoint-load-metrics-format"
+# What a client is answered with. It asks with `endpoint-load-metrics-format` (policy.stated), as for vLLM and Triton.
 HEADER = b"endpoint-load-metrics"
 TRAILER = b"endpoint-load-metrics-bin"
 TEXT, JSON, BIN = b"text", b"json", b"bin"
