@@ -3,6 +3,10 @@
 from agent.net.sides import Upstream
 from agent.wire.fields import Trailers
 
+# A piece is an object of some 40 bytes beside what it carries. A body that comes byte by byte must not take forty times
+# what it is charged for.
+_JOIN_BELOW = 512
+
 
 class Upload:
     """`size` is the bytes that came so far, `complete` whether they are all.
@@ -31,7 +35,11 @@ class Upload:
 
     def hold(self, data: bytes) -> None:
         """Keep a piece until there is a connection."""
-        self._held.append(data)
+        held = self._held
+        if held and len(held[-1]) + len(data) <= _JOIN_BELOW:
+            held[-1] += data
+        else:
+            held.append(data)
 
     def first_bytes(self) -> bytes:
         """All that is held, before anything was sent."""
@@ -41,7 +49,7 @@ class Upload:
         """Pass a piece on."""
         if self._keep:
             if self.size <= self._keep:
-                self._held.append(data)
+                self.hold(data)
             else:
                 self._held.clear()
         up.send_data(data, end)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _pack = HEADER.pack
 # Up to here a payload is joined to its frame header, beyond it is handed on as it is.
 _JOIN_BELOW = 4096
+# Held pieces are joined up to here: each is an object of some 40 bytes beside what it carries, and a sender that sends
+# byte by byte must not make us hold forty times the window.
+_HOLD_JOINED = 512
 
 
 class Bounds(NamedTuple):
@@ -194,7 +197,9 @@ class Stream:
         was_blocked = held is not None
         if held is None:
             held = self._held = deque()
-        if data:
+        if held and len(held[-1]) + len(data) <= _HOLD_JOINED:
+            held[-1] += data
+        elif data:
             held.append(data)
         if end:
             self._tail = b""

@@ -174,6 +174,22 @@ def test_an_empty_end_needs_no_window() -> None:
     assert [(frame.kind, frame.stream, frame.flags) for frame in owner.take()] == [(HEADERS, 3, 5)]
 
 
+def test_what_comes_byte_by_byte_is_not_held_byte_by_byte() -> None:
+    owner = server(window=0, ended=True)
+    stream = owner.streams[1]
+    body = random.Random(1).randbytes(20_000)
+    for at in range(len(body)):
+        stream.send_data(body[at : at + 1], False)
+    assert stream._held is not None
+    assert len(stream._held) <= len(body) // 512 + 1
+    stream.send_data(b"", True)
+    owner.take()
+    owner.feed(by_hand.window_update(1, 30_000))
+    frames = [frame for frame in owner.take() if frame.kind == DATA]
+    assert b"".join(frame.payload for frame in frames) == body
+    assert [bool(frame.flags & END_STREAM) for frame in frames] == [False] * (len(frames) - 1) + [True]
+
+
 def test_trailers_come_after_what_is_held() -> None:
     owner = server(window=10, ended=True)
     stream = owner.streams[1]

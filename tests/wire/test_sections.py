@@ -10,7 +10,7 @@ from agent.errors import Fault, Outcome
 from agent.wire.fields import Http2Request
 from agent.wire.hpack import BlockError
 from agent.wire.message import Limits
-from agent.wire.sections import MAX_BLOCK_BYTES, MAX_BLOCKS, Sections
+from agent.wire.sections import MAX_BLOCK_BYTES, MAX_BLOCKS, MAX_KEPT_BYTES, Sections
 from tests.wire import frames_by_hand as by_hand
 
 LIMITS = Limits()
@@ -134,6 +134,21 @@ def test_faulty_large_and_too_many_blocks_are_not_kept() -> None:
         sections.request(by_hand.request(b"/%d" % count))
         assert len(sections._requests) <= MAX_BLOCKS
     block = by_hand.request(b"/again")
+    assert sections.request(block)[0] is sections.request(block)[0]
+
+
+def test_references_to_a_large_entry_pin_no_more_than_the_bound() -> None:
+    """A byte on the wire may stand for the whole table: what is kept is counted as it is decoded."""
+    sections = Sections(LIMITS)
+    sections.skip(by_hand.indexing(b"x-a", b"v" * 3900))
+    kept: list[Http2Request] = []
+    for count in range(3 * MAX_BLOCKS):
+        fault = sections.request(by_hand.request(b"/%d" % count) + by_hand.reference(62) * 4)[1]
+        assert fault is None
+        kept = list(sections._requests.values())
+        assert sum(len(head.block(0.0)) for head in kept) <= MAX_KEPT_BYTES
+    assert kept
+    block = by_hand.request(b"/again") + by_hand.reference(62)
     assert sections.request(block)[0] is sections.request(block)[0]
 
 
