@@ -81,9 +81,9 @@ class Http1Upstream(Connection):
         if end:
             self.write(b"0\r\n\r\n")
 
-    def finish(self, trailers: Trailers) -> None:
-        """End a chunked body with trailers."""
-        self.write(b"\r\n".join([b"0", *map(b": ".join, trailers.fields), b"", b""]))
+    def finish(self, trailers: Trailers) -> None:  # noqa: ARG002 - they end here
+        """End a chunked body. Trailers are discarded, as RFC 9112 section 7.1.2 allows (DECISIONS 38)."""
+        self.write(b"0\r\n\r\n")
 
     def end(self, *, reusable: bool) -> None:
         """The exchange is over; keep the connection if its next answer cannot be mistaken."""

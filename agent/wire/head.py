@@ -162,6 +162,10 @@ class Head:
         if value.lower() != b"chunked":
             return Fault(Outcome.NOT_IMPLEMENTED, "transfer coding other than chunked")
         self.chunked = True
+        if value != b"chunked":
+            # Codings have no case (RFC 9112 section 7), but Triton's server knows this one in lower case alone, and
+            # takes the body of any other spelling for the next request.
+            self.fields = [(name, value if kind_of(name) != CODING else b"chunked") for name, value in self.fields]
         return None
 
     def _check_framing(self) -> Fault | None:

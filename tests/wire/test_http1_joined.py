@@ -20,7 +20,7 @@ ANSWERED = {name: data for name, (data, events) in test_http1_responses.ACCEPTED
 
 def written(events: list[Event]) -> bytes:
     """What a relay sends for one message: the head as serialised, then the body in the head's framing."""
-    chunked = b"transfer-encoding:" in events[0][1].lower()
+    chunked = b"\r\ntransfer-encoding:" in events[0][1].lower()
     parts = []
     for kind, *args in events:
         if kind in {"request", "response"}:

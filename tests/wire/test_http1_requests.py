@@ -58,7 +58,7 @@ ACCEPTED: dict[str, tuple[bytes, list[Event]]] = {
     "chunked, empty": (CHUNKED + b"0\r\n\r\n", plain(CHUNKED)),
     "Chunked in another case": (
         POST + b"transfer-encoding: CHUNKED\r\n\r\n0\r\n\r\n",
-        plain(POST + b"transfer-encoding: CHUNKED\r\n\r\n"),
+        plain(POST + b"transfer-encoding: chunked\r\n\r\n"),
     ),
     "a chunk that contains chunks": (CHUNKED + b"a\r\n5\r\nhello\r\n\r\n0\r\n\r\n", plain(CHUNKED, b"5\r\nhello\r\n")),
     "15 digits of chunk size": (

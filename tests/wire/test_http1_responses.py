@@ -26,6 +26,10 @@ ACCEPTED: dict[str, tuple[bytes, list[Event]]] = {
     "Content-Length": (OK + b"Content-Length: 2\r\n\r\nhi", plain(OK + b"Content-Length: 2\r\n\r\n", b"hi")),
     "Content-Length 0": (OK + b"Content-Length: 0\r\n\r\n", plain(OK + b"Content-Length: 0\r\n\r\n")),
     "chunked": (CHUNKED + b"2\r\nhi\r\n0\r\n\r\n", plain(CHUNKED, b"hi")),
+    "chunked in another case": (
+        OK + b"transfer-ENCODING: Chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        plain(OK + b"transfer-ENCODING: chunked\r\n\r\n", b"hi"),
+    ),
     "chunk extensions are dropped": (CHUNKED + b"2;a=b\r\nhi\r\n0\r\n\r\n", plain(CHUNKED, b"hi")),
     "trailers": (
         CHUNKED + b"2\r\nhi\r\n0\r\nX: y\r\nContent-Length: 9\r\n\r\n",
