@@ -21,14 +21,15 @@ _BLANK = " \t"
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*+"
 # Possessive throughout, so that no line takes more than one pass. Labels that begin with __ are Prometheus's own.
 _LABEL_NAME = r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*+"
-_LABEL_VALUE = r'[ \t]*+=[ \t]*+"(?:[^"\\]|\\.)*+"[ \t]*+'
-_LABELS = rf"(?:{_LABEL_NAME}{_LABEL_VALUE}(?:,[ \t]*+|(?=\}})))*+"
+_EQUALS = r"[ \t]*+=[ \t]*+"
+_LABEL_VALUE = r'"(?:[^"\\]|\\.)*+"'
+_LABELS = rf"(?:{_LABEL_NAME}{_EQUALS}{_LABEL_VALUE}[ \t]*+(?:,[ \t]*+|(?=\}})))*+"
 _NUMBER = r"[+-]?(?:(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+|[iI]nf|[nN]a[nN])"
 _SAMPLE = re.compile(
     rf"({_NAME})[ \t]*+(?:\{{[ \t]*+({_LABELS})\}})?+[ \t]*+({_NUMBER})"
     r"(?:[ \t]++[+-]?[0-9][0-9.eE+-]*+)?+[ \t]*+(?:#.*+)?+"
 )
-_NAMES = re.compile(rf"({_LABEL_NAME}){_LABEL_VALUE}")
+_PAIRS = re.compile(rf"({_LABEL_NAME}){_EQUALS}({_LABEL_VALUE})")
 _META = re.compile(rf"#[ \t]*+(HELP|TYPE)[ \t]++({_NAME})(?:[ \t]++(.*+))?+")
 
 _KINDS = {"counter", "gauge", "histogram", "summary", "untyped"}
@@ -37,14 +38,14 @@ _PARTS = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_coun
 
 
 class Family:
-    """A name, what it is, and its samples: from the closing brace of the labels on they are final."""
+    """A name, what it is, and its samples, line by line. Equal keys mean the same series, however it is spelled."""
 
     __slots__ = ("help", "kind", "samples")
 
     def __init__(self) -> None:
         self.help = ""
         self.kind = "untyped"
-        self.samples: dict[str, str] = {}
+        self.samples: dict[tuple[str, ...], str] = {}
 
 
 class Families:
@@ -65,7 +66,7 @@ class Families:
             if family.help:
                 yield f"# HELP {name} {family.help}"
             yield f"# TYPE {name} {family.kind}"
-            yield "\n".join(f"{series} {value}" for series, value in family.samples.items())
+            yield "\n".join(family.samples.values())
 
 
 class Reader:
@@ -115,15 +116,16 @@ class Reader:
             family = self._known[name] = self._family(name)
         if family is None:
             return
-        labels = (labels or "").rstrip("," + _BLANK)
+        pairs = _PAIRS.findall(labels) if labels else []
+        told = [f"{label}={text}" for label, text in pairs]
         if self._source:
-            labels = f"{labels},{self._source}" if labels else self._source
-        names = _NAMES.findall(labels)
-        series = f"{name}{{{labels}}}" if labels else name
-        if series in family.samples or len(names) != len(set(names)):
+            told.append(self._source)
+        key = (name, *sorted(told))
+        names = {label for label, _ in pairs}
+        if key in family.samples or len(names) != len(pairs) or (self._source and SOURCE in names):
             self.dropped += 1  # either would cost the whole scrape
             return
-        family.samples[series] = value
+        family.samples[key] = f"{name}{{{','.join(told)}}} {value}" if told else f"{name} {value}"
         self.samples += 1
 
     def _family(self, name: str) -> Family | None:

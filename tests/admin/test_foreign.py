@@ -73,7 +73,7 @@ def test_what_predictors_write_stays_as_it_is(name: str) -> None:
 # What goes in -> what comes out.
 CASES = {
     "time stamps": ("a 1 1700000000000\nb 2 -5", "# TYPE a untyped\na 1\n# TYPE b untyped\nb 2\n"),
-    "blanks": (' a { x = "1" , y="2" , }   1e-3 ', '# TYPE a untyped\na{x = "1" , y="2"} 1e-3\n'),
+    "blanks": (' a { x = "1" , y="2" , }   1e-3 ', '# TYPE a untyped\na{x="1",y="2"} 1e-3\n'),
     "no labels": ("a{} 1", "# TYPE a untyped\na 1\n"),
     "carriage returns are the caller's": ("a 1\r", ""),
     "comments": ("# hello\n#\n# TYPE\na 1", "# TYPE a untyped\na 1\n"),
@@ -88,6 +88,10 @@ CASES = {
         '# TYPE a gauge\na 1\na{x="1"} 3\n# TYPE b untyped\nb 2\n',
     ),
     "a series twice": ("a 1\na 2", "# TYPE a untyped\na 1\n"),
+    "a series twice, spelled otherwise": (
+        'a{x="1",y="2"} 1\na{ x= "1", y="2" } 2\na{y="2",x="1"} 3',
+        '# TYPE a untyped\na{x="1",y="2"} 1\n',
+    ),
     "a label twice": ('a{x="1",x="2"} 1\nb 1', "# TYPE b untyped\nb 1\n"),
     "a label of Prometheus's": ('a{__name__="b"} 1', ""),
     "a family of ours": ("# TYPE headgate_overloaded gauge\nheadgate_overloaded 1\na 1", "# TYPE a untyped\na 1\n"),
