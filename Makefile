@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check tools bench bench-goodput bench-load proto lock clean
+.PHONY: help demo test check tools bench bench-goodput bench-load fuzz proto lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 22
@@ -43,6 +43,9 @@ bench-goodput: $(READY) ## goodput at 0.8 to 4 times capacity beside HAProxy and
 bench-load: $(READY) ## CPU per request of the load generator beside wrk, h2load, aiohttp, grpc.aio and tritonclient
 	@bash .ci/tools bench
 	$(BIN)/python -m tests.bench.generators
+
+fuzz: $(READY) ## coverage-guided fuzzing of all that reads bytes from a peer, 10 minutes (SECONDS=, TARGETS=)
+	$(BIN)/python -m tests.fuzz $(TARGETS) --seconds $(or $(SECONDS),600)
 
 proto: $(READY) ## generate the code in protos/ from its .proto files
 	$(BIN)/python -m protos.generate

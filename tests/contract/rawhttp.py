@@ -81,10 +81,10 @@ def split(address: str) -> tuple[str, int]:
 
 
 class RawClient:
-    """One connection to "host:port". Use it as a context manager."""
+    """One connection to "host:port". Use it as a context manager. Whatever takes longer raises TimeoutError."""
 
-    def __init__(self, address: str) -> None:
-        self._socket = socket.create_connection(split(address), timeout=_TIMEOUT_S)
+    def __init__(self, address: str, timeout_s: float = _TIMEOUT_S) -> None:
+        self._socket = socket.create_connection(split(address), timeout=timeout_s)
         self._buffer = bytearray()
 
     def __enter__(self) -> Self:

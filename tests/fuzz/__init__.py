@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing of everything that reads bytes from somebody else: `python -m tests.fuzz`."""

@@ -1,0 +1,96 @@
+"""A client's bytes on an HTTP/1.1 connection, request after request, as they are read and as they are forwarded."""
+
+import random
+from collections.abc import Iterator
+
+from agent.wire.http1 import ServerHttp1
+from agent.wire.message import HeadCache, State
+from tests.fakes import Event, RecordingSink
+from tests.fuzz.bounds import bounded
+from tests.wire.feeding import LIMITS, cut, feed, is_complete
+from tests.wire.oracle import Reading, read_request
+from tests.wire.test_http1_joined import written
+from tests.wire.test_http1_mutants import NASTY, SEEDS, check_body, check_forwarded, check_head
+
+_READS = 3
+
+
+def seeds() -> Iterator[bytes]:
+    yield from SEEDS
+    yield b"".join(NASTY)
+    yield b"".join(SEEDS[:9])
+
+
+def check(data: bytes) -> None:
+    sink, heads = RecordingSink(), HeadCache()
+    machine = ServerHttp1(sink, LIMITS, heads)
+    sink.on_end = machine.next_message
+    with memoryview(data) as view, bounded(len(data)):
+        machine.feed(view)
+    events = list(sink.events)
+    assert [event[0] for event in events].count("fault") == (machine.state is State.DEAD)
+    for message in _messages(events):
+        _check_message(message)
+    _check_first(data)
+    generator = random.Random(data)
+    for _ in range(_READS):
+        pieces = cut(data, [generator.randint(0, len(data)) for _ in range(generator.randint(1, 4))])
+        assert _read(pieces, heads) == events, [*map(len, pieces)]
+    machine.eof()
+    ended = list(sink.events)
+    assert len(ended) - len(events) <= 1
+    machine.stop()
+    feed(machine, [data])
+    assert sink.events == ended
+
+
+def _read(pieces: list[bytes], heads: HeadCache) -> list[Event]:
+    sink = RecordingSink()
+    machine = ServerHttp1(sink, LIMITS, heads)
+    sink.on_end = machine.next_message
+    feed(machine, pieces)
+    return sink.events
+
+
+def _messages(events: list[Event]) -> Iterator[list[Event]]:
+    """The events of one request after another; the last one may be incomplete."""
+    message: list[Event] = []
+    for event in events:
+        if event[0] == "request" and message:
+            yield message
+            message = []
+        if event[0] != "fault" or message:
+            message.append(event)
+    if message:
+        yield message
+
+
+def _check_message(events: list[Event]) -> None:
+    """What goes upstream is one request to h11 too, complete or cut short where ours is, and nothing follows it."""
+    check_forwarded(events[0][1])
+    if events[-1][0] == "fault":
+        return
+    complete = events[-1][0] in {"end", "trailers"}
+    reading = read_request(written(events))
+    assert isinstance(reading, Reading), reading
+    assert (reading.complete, reading.rest) == (complete, b"")
+    assert reading.body == b"".join(event[1] for event in events if event[0] == "body")
+    assert reading.trailers == [field for event in events if event[0] == "trailers" for field in event[1]]
+
+
+def _check_first(data: bytes) -> None:
+    """h11 reads the first request in the bytes that came in the same way, its body and its end included."""
+    sink = RecordingSink()
+    machine = ServerHttp1(sink, LIMITS, HeadCache())
+    feed(machine, [data])
+    if sink.heads:
+        raw = data.lstrip(b"\r\n")
+        check_head(raw, sink.events[0][1])
+        if sink.events[-1][0] == "fault":
+            return
+        if isinstance(read_request(raw), str) and not is_complete(sink.events):
+            # h11 judges the first byte after a chunk's data, we judge that line when it is all there.
+            feed(machine, [b"\n"])
+            assert sink.events[-1][0] == "fault"
+        else:
+            check_body(raw, sink.events, bytes(machine.held))

@@ -1,0 +1,65 @@
+"""A predictor's bytes on an HTTP/2 connection with four requests under way, one of them a HEAD."""
+
+import random
+from collections.abc import Iterator
+
+import h2.config
+import h2.connection
+import h2.events
+
+from tests.fuzz import frames
+from tests.fuzz.bounds import bounded
+from tests.wire import frames_by_hand as by_hand
+from tests.wire.feeding import cut
+from tests.wire.recording import Client, Event
+from tests.wire.test_http2_random import SEEDS
+
+_READS = 2
+_OF_A_CLIENT = h2.config.H2Configuration(client_side=True, header_encoding=None)
+_HEAD = 5
+
+
+def seeds() -> Iterator[bytes]:
+    for data in SEEDS["client"]:
+        yield b"\0" + data
+        yield from frames.loosened(data)
+
+
+def check(data: bytes) -> None:
+    data = frames.read(data)
+    owner = _client()
+    with bounded(len(data), memory=frames.MEMORY):
+        owner.feed(data)
+    events = frames.check_books(owner, data)
+    _check_forwarded(owner, events)
+    generator = random.Random(data)
+    for _ in range(_READS):
+        pieces = cut(data, [generator.randint(0, len(data)) for _ in range(generator.randint(1, 4))])
+        again = _client()
+        again.feed(*pieces)
+        assert frames.check_books(again, data) == events, [*map(len, pieces)]
+    frames.check_end(owner, data)
+
+
+def _client() -> Client:
+    owner = Client(settings=b"")
+    for number in (1, 3, _HEAD, 7):
+        stream = owner.open(end=number != 7, bodyless=number == _HEAD)
+        assert stream.id == number
+    owner.take()
+    return owner
+
+
+def _check_forwarded(owner: Client, events: list[Event]) -> None:
+    """The h2 library reads each whole answer that we would send on in the same way."""
+    for number, head in owner.heads.items():
+        sent = frames.forwarded(events, number, head.block)
+        if sent is None:
+            continue
+        asking = h2.connection.H2Connection(_OF_A_CLIENT)
+        asking.initiate_connection()
+        asking.send_headers(1, by_hand.pseudo(b"HEAD" if number == _HEAD else b"GET"), end_stream=True)
+        read = asking.receive_data(by_hand.settings() + sent[0])
+        fields = next(event.headers for event in read if isinstance(event, h2.events.ResponseReceived))
+        assert [*map(tuple, fields)] == [(b":status", b"%d" % head.status), *map(tuple, head.fields)]
+        assert frames.read_body(read) == sent[1]
