@@ -1,9 +1,9 @@
 """Ambiguous HTTP/1.1 requests to real predictors, directly and through the agent: do they read what is sent on alike?
 
 `python -m tests.fuzz.differential [--count N] [--seed S] [PREDICTOR...]` prints how many were forwarded and refused,
-and every disagreement. What the agent forwards passes a `Relay`, which writes it down. It is then sent once more, message
-by message as h11 finds them, to the predictor itself, with a marker request behind: each message must be answered once,
-in order, as the client was answered through the agent, and the marker as a request of its own.
+and every disagreement. What the agent forwards passes a `Relay`, which writes it down. It is then sent once more, as
+the messages that h11 finds in it, to the predictor itself, with a marker request behind: each message must be answered
+once, in order, as the client was answered through the agent, and the marker as a request of its own.
 """
 
 import argparse

@@ -2,15 +2,19 @@
 
 import re
 import tracemalloc
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.fuzz import bounds, runner
 from tests.fuzz.targets import NAMES, Target, load
+from tests.wire.test_http1_mutants import Edit, edits, mutated
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -26,6 +30,21 @@ def test_every_input_that_is_kept_is_read_as_it_should(name: str) -> None:
         except Exception as error:
             error.add_note(f"the input: {data!r}")
             raise
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(data=st.data(), changes=st.lists(edits, min_size=1, max_size=4))
+@settings(max_examples=examples(80))
+def test_mutants_of_what_is_kept_are_read_as_they_should(name: str, data: st.DataObject, changes: list[Edit]) -> None:
+    """The same where there is no atheris."""
+    target, inputs = loaded(name)
+    target.check(mutated(data.draw(st.sampled_from(inputs)), changes))
+
+
+@cache
+def loaded(name: str) -> tuple[Target, list[bytes]]:
+    target = load(name)
+    return target, target.inputs()
 
 
 def test_no_input_is_kept_for_nobody() -> None:

@@ -50,6 +50,14 @@ class Peer:
     def reset(self, number: int) -> None:
         raise NotImplementedError
 
+    def hint(self, number: int) -> None:
+        """Send a 103 before the answer."""
+        raise NotImplementedError
+
+    def change(self, window: int, max_frame: int) -> None:
+        """Send other SETTINGS."""
+        raise NotImplementedError
+
     def is_quiet(self) -> bool:
         """Whether no stream is open and nothing is held."""
         raise NotImplementedError
@@ -67,7 +75,7 @@ class _Ours(Peer):
         self.owner.feed(data)
         assert not self.owner.machine.dead, self.owner.details
         for name, number, *values in self.owner.take_events():
-            assert name in {"request", "response", "data", "trailers", "end", "reset"}, (name, values)
+            assert name in {"request", "response", "interim", "data", "trailers", "end", "reset"}, (name, values)
             if name in {"request", "response"}:
                 self.heads.add(number)
                 self.got[number] = bytearray()
@@ -75,7 +83,7 @@ class _Ours(Peer):
                 self.got[number] += values[0]
             elif name == "reset":
                 self.resets[number] = values[0]
-            else:
+            elif name != "interim":
                 self.ended.add(number)
 
     def stream(self, number: int) -> Any:
@@ -85,6 +93,13 @@ class _Ours(Peer):
     def respond(self, number: int) -> None:
         if stream := self.stream(number):
             stream.send_head(by_hand.response(), False)
+
+    def hint(self, number: int) -> None:
+        if stream := self.stream(number):
+            stream.send_head(by_hand.response(103), False)
+
+    def change(self, window: int, max_frame: int) -> None:
+        """Ours never do."""
 
     def send(self, number: int, data: bytes) -> None:
         if stream := self.stream(number):
@@ -195,6 +210,13 @@ class _Theirs(Peer):
         if number not in self.closed and number not in self.held:
             self.h2.send_headers(number, [(b":status", b"200")])
             self.held[number] = bytearray()
+
+    def hint(self, number: int) -> None:
+        if number not in self.closed and number not in self.held:
+            self.h2.send_headers(number, [(b":status", b"103")])
+
+    def change(self, window: int, max_frame: int) -> None:
+        self.h2.update_settings({by_hand.INITIAL_WINDOW_SIZE: window, by_hand.MAX_FRAME_SIZE: max_frame})
 
     def send(self, number: int, data: bytes) -> None:
         if number in self.held:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.wire.chunked import ChunkedReader, ChunkError
+from tests.examples import examples
 from tests.wire.feeding import cut, splits
 
 EXTENSIONS, TRAILERS = 40, 60
@@ -85,7 +86,7 @@ texts = st.tuples(st.lists(fragments, max_size=8), st.sampled_from([b"", b"0\r\n
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600))
 @given(texts, st.lists(st.integers(0, 200), max_size=6))
 def test_any_text_under_any_split_is_read_as_the_naive_decoder_reads_it(text: bytes, places: list[int]) -> None:
     expected = decoded_at_once(text)

@@ -156,6 +156,28 @@ FIELDS |= {
 }
 
 
+TOKEN = set(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
+TEXT = {*range(0x21, 0x7F), *range(0x80, 0x100)}
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_every_byte_at_every_place(byte: int) -> None:
+    """RFC 9113 section 8.2.1, and RFC 9110 sections 5.1 and 5.5 for what it leaves open."""
+    one = bytes([byte])
+    names = [one, b"x" + one, one + b"x", b"x" + one + b"y"]
+    good = {(name, b"v"): byte in TOKEN for name in names}
+    good |= {(b"x", b"a" + one + b"b"): byte in TEXT | {0x09, 0x20}}
+    for field, accepted in good.items():
+        expected = (None if accepted else Outcome.BAD_REQUEST, not accepted, not accepted)
+        answer = read_response([(b":status", b"200"), field], LIMITS)
+        assert (outcome([*BASE, field]), isinstance(answer, Fault), read_trailers([field], LIMITS) is None) == expected
+    for value in (one, one + b"b", b"a" + one):
+        assert (outcome([*BASE, (b"x", value)]) is None) == (byte in TEXT)
+    in_path = (0x21 <= byte < 0x7F) and one != b"#"
+    assert (outcome([METHOD, SCHEME, AUTHORITY, (b":path", b"/" + one)]) is None) == in_path
+    assert (outcome([(b":method", b"A" + one), SCHEME, PATH]) is None) == (byte in TOKEN | set(range(0x41, 0x5B)))
+
+
 @pytest.mark.parametrize("case", FIELDS)
 @pytest.mark.parametrize("sensitive", [False, True])
 def test_fields_in_requests_answers_and_trailers(case: str, sensitive: bool) -> None:

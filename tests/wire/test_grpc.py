@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agent.wire.grpc import MAX_NAME, MessageCounter, model_name, percent_encode, read_timeout, write_timeout
 from protos.open_inference_pb2 import ModelInferRequest
+from tests.examples import examples
 from tests.wire.feeding import cut
 
 TIMEOUTS: dict[bytes, float | None] = {
@@ -232,7 +233,7 @@ def test_the_generated_code_agrees() -> None:
 
 
 @given(st.binary(max_size=80), st.booleans())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_any_bytes_give_an_answer(data: bytes, whole: bool) -> None:
     for start in (b"", message(b"", length=len(data)), message(b"", compressed=True, length=len(data))):
         name = model_name(start + data, whole=whole)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.wire.hpack import BlockDecoder, BlockError, encode, is_sensitive, literal
+from tests.examples import examples
 from tests.wire import frames_by_hand as by_hand
 
 Field = tuple[bytes, bytes]
@@ -20,7 +21,7 @@ sensitive = st.builds(hpack.NeverIndexedHeaderTuple, names, values)
 field_lists = st.lists(plain | sensitive, max_size=8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(field_lists)
 def test_what_is_encoded_any_decoder_reads_without_keeping_anything(fields: list[Field]) -> None:
     decoder = hpack.Decoder()

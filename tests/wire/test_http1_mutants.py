@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from agent.wire.http1 import ClientHttp1, ServerHttp1
 from agent.wire.message import HeadCache, Limits, State
+from tests.examples import examples
 from tests.fakes import Event, RecordingSink
 from tests.wire import test_http1_refusals, test_http1_requests, test_http1_responses
 from tests.wire.feeding import LIMITS, cut, feed, is_complete
@@ -55,7 +56,7 @@ mutants = st.builds(mutated, st.sampled_from(SEEDS), st.lists(edits, max_size=4)
 JUDGED_TRAILERS = ("Content-Length", "Transfer-Encoding")
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=examples(1500))
 @given(mutants)
 def test_what_is_accepted_h11_reads_the_same_way(raw: bytes) -> None:
     sink = RecordingSink()
@@ -143,7 +144,7 @@ def lowered(field: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
     return name, value.rstrip(b" \t").lower() if name.lower() == b"transfer-encoding" else value.rstrip(b" \t")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(mutants, st.lists(st.integers(0, 1 << 16), max_size=8))
 def test_mutants_are_read_the_same_under_any_split(raw: bytes, where: list[int]) -> None:
     def read(pieces: list[bytes]) -> tuple[list[Event], State, bytes]:
@@ -159,7 +160,7 @@ def test_mutants_are_read_the_same_under_any_split(raw: bytes, where: list[int])
 answers = st.builds(mutated, st.sampled_from(ANSWERS), st.lists(edits, max_size=4))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600))
 @given(answers, st.sampled_from([b"GET", b"HEAD"]), st.booleans())
 def test_answers_that_are_accepted_h11_reads_the_same_way(raw: bytes, method: bytes, eof: bool) -> None:
     sink = RecordingSink()
@@ -185,7 +186,7 @@ noise = st.lists(
 TIGHT = Limits(head=200, fields=4, target=20, extensions=10, trailers=20)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(noise, st.sampled_from([LIMITS, TIGHT]))
 def test_nothing_raises_whatever_a_client_sends(pieces: list[bytes], limits: Limits) -> None:
     sink = RecordingSink()
@@ -196,7 +197,7 @@ def test_nothing_raises_whatever_a_client_sends(pieces: list[bytes], limits: Lim
     check_one_fault(sink.events)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(noise, st.sampled_from([LIMITS, TIGHT]), st.sampled_from([b"GET", b"HEAD"]), st.booleans())
 def test_nothing_raises_whatever_a_predictor_sends(
     pieces: list[bytes], limits: Limits, method: bytes, upgrade: bool

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from agent.wire.http1 import ClientHttp1, ServerHttp1
 from agent.wire.message import HeadCache, State
+from tests.examples import examples
 from tests.fakes import Event, RecordingSink
 from tests.wire.feeding import LIMITS, cut, feed
 from tests.wire.oracle import FRAMING, HOP_BY_HOP, Pairs, Reading, read_request, read_response
@@ -77,7 +78,7 @@ def rewritten(head: bytes, body: Body) -> bytes:
     return head + again.written
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(methods, targets, field_lists, st.one_of(no_body, bodies), st.lists(padding, max_size=6), places, st.booleans())
 def test_any_valid_request_is_forwarded_whole_under_any_split(
     method: bytes, target: bytes, fields: Pairs, body: Body, pads: list[bytes], where: list[int], hops: bool
@@ -99,7 +100,7 @@ def test_any_valid_request_is_forwarded_whole_under_any_split(
 reasons = octets(b"\t " + bytes(range(33, 127)) + bytes(range(128, 256)), 0, 12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.integers(200, 599), reasons, field_lists, bodies, st.lists(padding, max_size=6), places, methods)
 def test_any_valid_response_is_forwarded_whole_under_any_split(
     status: int, reason: bytes, fields: Pairs, body: Body, pads: list[bytes], where: list[int], method: bytes

@@ -1,6 +1,7 @@
 """Both sides of a connection, ours and the h2 library's, joined without a socket and driven at random."""
 
 import random
+from collections import Counter
 from typing import ClassVar
 
 import h2.config
@@ -11,13 +12,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from tests.examples import examples
 from tests.wire import frames_by_hand as by_hand
 from tests.wire.peers import OurClient, OurServer, Peer, TheirClient, TheirServer
 
 indexes = st.integers(0, 30)
 sizes = st.sampled_from([0, 1, 100, 16_384, 16_385, 40_000, 90_000])
 OF_A_SERVER = h2.config.H2Configuration(client_side=False, header_encoding=None)
-RUNS = settings(max_examples=100, stateful_step_count=40, deadline=None)
+RUNS = settings(max_examples=examples(100), stateful_step_count=40)
 
 
 class Joined(RuleBasedStateMachine):
@@ -38,6 +40,7 @@ class Joined(RuleBasedStateMachine):
         # Streams that somebody reset, and those that were answered before all of the request had come.
         self.cut: set[int] = set()
         self.early: set[int] = set()
+        self.hints: Counter[int] = Counter()
         self.pipes = {self.client: bytearray(), self.server: bytearray()}
         self.pipes[self.server] += self.client.out()
         if isinstance(self.server, OurServer):
@@ -108,6 +111,16 @@ class Joined(RuleBasedStateMachine):
             self.server.send(number, piece)
 
     @precondition(lambda self: self.opened)
+    @rule(index=indexes)
+    def hint(self, index: int) -> None:
+        number = self.pick(index)
+        # More than 16 would be refused.
+        has_begun = self.answered[number] or number in self.answered_all
+        if number in self.server.heads and not has_begun and self.hints[number] < 16:
+            self.hints[number] += 1
+            self.server.hint(number)
+
+    @precondition(lambda self: self.opened)
     @rule(index=indexes, trailers=st.booleans())
     def answer_no_more(self, index: int, trailers: bool) -> None:
         number = self.pick(index)
@@ -136,6 +149,11 @@ class Joined(RuleBasedStateMachine):
         if isinstance(peer, OurClient | OurServer):
             peer.withhold(self.pick(index), on=on)
 
+    @rule(by_client=st.booleans(), window=st.sampled_from([0, 1, 9_000, 200_000]), larger=st.booleans())
+    def change_settings(self, by_client: bool, window: int, larger: bool) -> None:
+        """A window that shrinks may become negative (RFC 9113 section 6.9.2)."""
+        (self.client if by_client else self.server).change(window, 40_000 if larger else 16_384)
+
     @rule(to_client=st.booleans(), size=st.sampled_from([1, 9, 100, 5_000, 1 << 20]))
     def move(self, to_client: bool, size: int) -> None:
         self.deliver(self.client if to_client else self.server, size)
@@ -152,6 +170,8 @@ class Joined(RuleBasedStateMachine):
             assert self.server.owner.machine.budget > 2000
 
     def teardown(self) -> None:
+        for peer in (self.client, self.server):
+            peer.change(65_535, 16_384)
         for number in self.opened:
             for peer in (self.client, self.server):
                 if isinstance(peer, OurClient | OurServer):
