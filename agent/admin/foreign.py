@@ -139,7 +139,11 @@ class Reader:
             if not kind:
                 return None
             if kind in _PARTS:
-                told = base
+                known = self._families.get(base)
+                if known is None or known.kind == kind:
+                    told = base
+                else:
+                    kind = "untyped"  # somebody has said before that the base is something else
         elif kind == "histogram":
             return None  # which has no such sample
         kind = _OPEN_METRICS_KINDS.get(kind, kind)

@@ -104,6 +104,10 @@ CASES = {
         "a_bucket 1\na_total 2",
         "# TYPE a_bucket untyped\na_bucket 1\n# TYPE a_total untyped\na_total 2\n",
     ),
+    "parts of what was something else before": (
+        'a 1\n# TYPE a summary\na_sum 2\na{quantile="0.5"} 3',
+        '# TYPE a untyped\na 1\na{quantile="0.5"} 3\n# TYPE a_sum untyped\na_sum 2\n',
+    ),
     "OpenMetrics, a counter": (
         '# HELP a Text.\n# TYPE a counter\n# UNIT a s\na_total 1 1700000000.5 # {trace="x"} 0.5\na_created 17\n# EOF',
         "# HELP a_total Text.\n# TYPE a_total counter\na_total 1\n",

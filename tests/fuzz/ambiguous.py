@@ -101,6 +101,17 @@ FRAMINGS = {
     "close and a request": (_LENGTH + b"Connection: close\r\n", BODY + _SECOND),
     "length named by Connection": (_LENGTH + b"Connection: content-length\r\n", BODY),
     "coding named by Connection": (_CHUNKED + b"Connection: transfer-encoding\r\n", CHUNKS),
+    "names with underscores": (b"Content_Length: 3\r\nTransfer_Encoding: chunked\r\n" + _LENGTH, BODY),
+    "names alike": (b"Content-Length-: 3\r\nX-Transfer-Encoding: chunked\r\n" + _LENGTH, BODY),
+    "a content coding": (b"Content-Encoding: chunked\r\n" + _LENGTH, BODY),
+    "options": (b"Connection: keep-alive, x, close-not\r\nX: y\r\nKeep-Alive: timeout=0, max=0\r\n" + _LENGTH, BODY),
+    "a proxy's option": (b"Proxy-Connection: close\r\nTE: trailers, chunked\r\n" + _LENGTH, BODY),
+    "an announced trailer": (b"Trailer: Content-Length\r\n" + _CHUNKED, CHUNKS),
+    "expectation in another case": (b"Expect: 100-Continue\r\n" + _LENGTH, BODY),
+    "expectation of chunks": (b"Expect: 100-continue\r\n" + _CHUNKED, CHUNKS),
+    "empty values": (b"X:\r\nY: \t \r\n" + _LENGTH, BODY),
+    "many fields": (b"".join(b"X-%d: %d\r\n" % (count, count) for count in range(100)) + _LENGTH, BODY),
+    "a long field": (b"X: " + b"y" * 7_000 + b"\r\n" + _LENGTH, BODY),
     "two hosts": (b"Host: other.test\r\n" + _LENGTH, BODY),
     "an empty name": (b": x\r\n" + _LENGTH, BODY),
     "no colon": (b"X\r\n" + _LENGTH, BODY),
@@ -143,6 +154,13 @@ CODINGS = {
     "an empty size": b"\r\n%b\r\n0\r\n\r\n" % BODY,
 }
 
+# Methods and targets whose bodies a server may forget to read (CL.0, Kettle 2022).
+TARGETS = [
+    (method, target)
+    for method in (b"GET", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH")
+    for target in (b"/v2", b"/v2/health/live", b"/v2/models/double", b"/no/such/route", b"/v2/models/nobody/infer")
+] + [(b"OPTIONS", b"*")]
+
 _NASTY = (
     b"\r\n|\r|\n|\0| |\t|:|,|;|\x0b|\x7f|\x80|0|1|+|-|_|a|\r\n |Content-Length: 3\r\n|Transfer-Encoding: chunked\r\n"
     b"|Connection: close\r\n|Host: b\r\n|Expect: 100-continue\r\n|X: y\r\n|chunked|, chunked|0\r\n\r\n|\r\n\r\n"
@@ -158,6 +176,10 @@ def table() -> Iterator[bytes]:
         yield _LINE + fields + _HOST + _TYPE + b"\r\n" + body
     for body in CODINGS.values():
         yield _LINE + _HOST + _TYPE + _CHUNKED + b"\r\n" + body
+    for method, target in TARGETS:
+        line = b"%b %b HTTP/1.1\r\n" % (method, target)
+        yield line + _HOST + _TYPE + b"Content-Length: %d\r\n\r\n" % len(_SECOND) + _SECOND
+        yield line + _HOST + _TYPE + _CHUNKED + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(_SECOND), _SECOND)
     yield _LINE + _TYPE + _LENGTH + b"\r\n" + BODY
     yield _LINE + b" " + _HOST + _TYPE + _LENGTH + b"\r\n" + BODY
     yield _LINE + _HOST + b" folded\r\n" + _TYPE + _LENGTH + b"\r\n" + BODY
@@ -168,16 +190,21 @@ def generated(seed: int) -> Iterator[bytes]:
     generator = random.Random(seed)
     lines, framings, codings = list(LINES.values()), list(FRAMINGS.values()), list(CODINGS.values())
     while True:
-        line = generator.choice([_LINE, _LINE, _LINE, generator.choice(lines)])
+        # Most of these are refused, and two of them nearly always: so what is odd is the exception at every place.
+        line = generator.choice([_LINE] * 7 + [generator.choice(lines)])
+        if generator.random() < 0.2:
+            line = b"%b %b HTTP/1.1\r\n" % generator.choice(TARGETS)
         fields, body = generator.choice(framings)
-        if generator.random() < 0.3:
-            fields, body = _CHUNKED, generator.choice(codings)
+        if generator.random() < 0.7:
+            fields, body = generator.choice(
+                [(_LENGTH, BODY), (_CHUNKED, CHUNKS), (_CHUNKED, generator.choice(codings))]
+            )
         head = [_HOST, _TYPE, fields]
-        if generator.random() < 0.3:
+        if generator.random() < 0.2:
             head.append(generator.choice(framings)[0])
         generator.shuffle(head)
         data = line + b"".join(head) + b"\r\n"
-        for _ in range(generator.choice([0, 1, 1, 2])):
+        for _ in range(generator.choice([0, 0, 0, 1, 1, 2])):
             at, nasty = generator.randrange(len(data) + 1), generator.choice(_NASTY)
             data = data[:at] + nasty + data[at + generator.randint(0, 1) :]
         if body.startswith((b"%x" % _SIZE, b"5\r\n")) and generator.random() < 0.3:
