@@ -4,13 +4,13 @@ import random
 from collections.abc import Iterator
 
 from agent.wire.http1 import ServerHttp1
-from agent.wire.message import HeadCache, State
+from agent.wire.message import HeadCache, Limits, State
 from tests.fakes import Event, RecordingSink
 from tests.fuzz.bounds import bounded
 from tests.wire.feeding import LIMITS, cut, feed, is_complete
 from tests.wire.oracle import Reading, read_request
 from tests.wire.test_http1_joined import written
-from tests.wire.test_http1_mutants import NASTY, SEEDS, check_body, check_forwarded, check_head
+from tests.wire.test_http1_mutants import NASTY, SEEDS, TIGHT, check_body, check_forwarded, check_head
 
 _READS = 3
 
@@ -32,10 +32,11 @@ def check(data: bytes) -> None:
     for message in _messages(events):
         _check_message(message)
     _check_first(data)
-    generator = random.Random(data)
+    generator, tight = random.Random(data), HeadCache()
     for _ in range(_READS):
         pieces = cut(data, [generator.randint(0, len(data)) for _ in range(generator.randint(1, 4))])
         assert _read(pieces, heads) == events, [*map(len, pieces)]
+        assert _read(pieces, tight, TIGHT) == _read([data], HeadCache(), TIGHT), [*map(len, pieces)]
     machine.eof()
     ended = list(sink.events)
     assert len(ended) - len(events) <= 1
@@ -44,9 +45,9 @@ def check(data: bytes) -> None:
     assert sink.events == ended
 
 
-def _read(pieces: list[bytes], heads: HeadCache) -> list[Event]:
+def _read(pieces: list[bytes], heads: HeadCache, limits: Limits = LIMITS) -> list[Event]:
     sink = RecordingSink()
-    machine = ServerHttp1(sink, LIMITS, heads)
+    machine = ServerHttp1(sink, limits, heads)
     sink.on_end = machine.next_message
     feed(machine, pieces)
     return sink.events
