@@ -142,6 +142,7 @@ class Http2Upstream(Connection):
 
     def received(self, data: memoryview) -> None:
         self._machine.feed(data)
+        self._machine.heed(congested=self.congested)
 
     def ended(self) -> bool:
         self._lose()
@@ -192,7 +193,10 @@ class Http2Upstream(Connection):
         self._pool.retire(self)
         for exchange in list(self.exchanges()):
             exchange.on_upstream_fault(Fault(Outcome.UPSTREAM_INVALID, detail))
-        self.close()
+        if self.congested:
+            self.abort()  # it reads nothing, so it would not read GOAWAY either
+        else:
+            self.close()
 
     # Inside
 

@@ -63,6 +63,11 @@ class Http2Request(RequestHead):
         self.timeout: float | None = None
         self._before = self._after = self._block = b""
 
+    @property
+    def encoded_size(self) -> int:
+        """How many bytes it takes to forward it."""
+        return len(self._block)
+
     def block(self, elapsed: float) -> bytes:
         """The head for the predictor, sent `elapsed` seconds after it came: the deadline is what is left of it."""
         if self.timeout is None or elapsed < _SAME_TIME_S:
@@ -123,10 +128,15 @@ def read_request(fields: list[Field], limits: Limits) -> tuple[Http2Request, Fau
             return head, _malformed("unknown or repeated pseudo-header")
         pseudo[name] = value
         at += 1
-    fault = _read_pseudo(head, pseudo) or _read_regular(head, fields, at)
+    fault = _read_pseudo(head, pseudo)
+    if fault is None and len(fields) > limits.fields:
+        # They come at a byte each (CVE-2026-49975), so they are not even looked at, but for how to answer.
+        head.grpc = any(name == b"content-type" and _GRPC.fullmatch(value) is not None for name, value in fields)
+        return head, Fault(Outcome.HEAD_TOO_LARGE, "too many header fields")
+    fault = fault or _read_regular(head, fields, at)
     if fault is None:
-        if len(fields) > limits.fields or size_of(fields) > limits.head:
-            fault = Fault(Outcome.HEAD_TOO_LARGE, "too many or too large header fields")
+        if size_of(fields) > limits.head:
+            fault = Fault(Outcome.HEAD_TOO_LARGE, "too large header fields")
         elif len(head.target) > limits.target:
             fault = Fault(Outcome.URI_TOO_LONG, "request target too long")
     return head, fault

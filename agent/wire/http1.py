@@ -107,7 +107,12 @@ class ServerHttp1(Http1):
         """What httptools does not look at. Returns what is wrong with the request, or None."""
         assert self._parser is not None
         if raw[0] < 33:
-            raw = raw.lstrip(b"\r\n")
+            line = raw.lstrip(b"\r\n")
+            empty = len(raw) - len(line)
+            # llhttp skips bare CR and LF here as well.
+            if raw[:empty] != b"\r\n" * (empty >> 1):
+                return Fault(Outcome.BAD_REQUEST, "malformed line before the request line")
+            raw = line
         end = raw.find(b"\r\n")
         version = raw[end - 9 : end]
         if version == b" HTTP/1.0":

@@ -9,12 +9,14 @@ from agent.wire.fields import Http2Request, Http2Response
 from agent.wire.frames import ACK, DEFAULT_WINDOW, MAX_STREAM, Code, Setting
 from agent.wire.message import Limits
 from agent.wire.sniff import PREFACE
-from agent.wire.stream import COST_RESET, Bounds, Stream
+from agent.wire.stream import COST_CONTROL, COST_RESET, EARNS_FINISHED, Bounds, Stream
 
 # Until its SETTINGS come, a server is taken to accept this many streams, the least that the RFC recommends.
 _ASSUMED_STREAMS = 100
 # Enough for any sequence a server sends in earnest (100, 103); a flood of them would hold a slot for ever.
 _MAX_INTERIM = 16
+# Control frames of a server that reads none of our replies to them; Envoy and Go hold as many (CVE-2019-9512, 9515).
+_MAX_OWED = 10_000
 
 
 class ServerStream(Stream):
@@ -115,6 +117,8 @@ class ServerHttp2(Http2[ServerStream]):
                 self._break(Code.PROTOCOL_ERROR, "even stream number from a client")
             elif number not in self._forgotten:
                 self._break(Code.STREAM_CLOSED, "HEADERS on a closed stream")
+            else:
+                self._spend(COST_CONTROL)  # trailers that cross our reset come once; decoding them is not free
             return
         self._last = number
         head, fault = self._sections.request(block)
@@ -138,6 +142,9 @@ class ServerHttp2(Http2[ServerStream]):
             new._length = length
             new.remote_open = not end
             new.on_request(head, fault, end)
+            if fault is not None:
+                # The answer costs more than the request did, and its end must not pay for it.
+                self._spend(COST_RESET + EARNS_FINISHED)
 
     def _refuse(self, number: int, code: Code) -> None:
         self.write(frames.rst_stream(number, code))
@@ -157,7 +164,7 @@ class ServerHttp2(Http2[ServerStream]):
 class ClientHttp2(Http2[ClientStream]):
     """The client's side."""
 
-    __slots__ = ("_client", "_max_streams", "_next", "going_away")
+    __slots__ = ("_client", "_max_streams", "_next", "_owed", "going_away")
 
     _BROKEN = Outcome.UPSTREAM_INVALID
 
@@ -166,6 +173,7 @@ class ClientHttp2(Http2[ClientStream]):
         self._client = sink
         self._max_streams = _ASSUMED_STREAMS
         self._next = 1
+        self._owed = 0
         self.going_away = False
         settings = {
             Setting.ENABLE_PUSH: 0,
@@ -180,6 +188,13 @@ class ClientHttp2(Http2[ClientStream]):
     def stop(self) -> None:
         super().stop()
         self._max_streams = 0
+
+    def heed(self, *, congested: bool) -> None:
+        """After each read: whether the server takes what is written. Its control frames are free as long as it does."""
+        if not congested:
+            self._owed = 0
+        elif self._owed > _MAX_OWED:
+            self._break(Code.ENHANCE_YOUR_CALM, "control frames, and nobody who reads the replies")
 
     @property
     def room(self) -> int:
@@ -237,6 +252,10 @@ class ClientHttp2(Http2[ClientStream]):
             self._reset_for(stream, Code.PROTOCOL_ERROR, "too many interim responses, or one that ends the stream")
         else:
             stream.on_interim(head)
+
+    def _spend(self, cost: int) -> bool:
+        self._owed += cost
+        return not self.dead
 
     def _on_stray(self, number: int, code: Code | None) -> None:
         # A server may go on sending after our RST_STREAM for as long as it likes; that is its traffic, not its mistake.

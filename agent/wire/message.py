@@ -100,6 +100,9 @@ class BodySink(Protocol):
 
 
 _END_OF_HEAD = b"\r\n\r\n"
+# Bytes of empty lines before a request line: RFC 9112 section 2.2 asks for one line to be ignored. Each costs another
+# look at what has come, so without a bound 64 KiB of them would take seconds.
+MAX_EMPTY = 16
 _EMPTY = memoryview(b"")
 
 
@@ -256,6 +259,9 @@ class Http1:
         rest = view[used:]
         if raw[0] == 13 and not raw.strip(b"\r\n"):
             # Nothing but empty lines before the request line, which a server ignores (RFC 9112 section 2.2).
+            if len(raw) > MAX_EMPTY:
+                self._fail(self._BROKEN, "too many empty lines before a message")
+                return _EMPTY
             self._partial = bytearray(raw)
             return rest
         if seen:

@@ -6,7 +6,7 @@ immutable and shared by all streams of a connection.
 
 from typing import TypeVar
 
-from agent.errors import Fault
+from agent.errors import Fault, Outcome
 from agent.wire.fields import (
     Http2Request,
     Http2Response,
@@ -26,6 +26,9 @@ _Section = TypeVar("_Section", Http2Request, Http2Response, Trailers)
 MAX_BLOCKS = 64
 MAX_BLOCK_BYTES = 1024
 MAX_KEPT_BYTES = 64 * 1024
+# A head may take this many bytes beyond twice those of its block. Huffman codes save three bits in eight, and a table
+# of 4 KiB gives each of its entries once; what names the same entries over and over is a bomb (CVE-2026-49975).
+MAX_GROWTH = 8 * 1024
 
 
 class Sections:
@@ -51,6 +54,8 @@ class Sections:
             return head, None
         fields = self.skip(block)
         head, fault = read_request(fields, self._limits)
+        if fault is None and head.encoded_size > 2 * len(block) + MAX_GROWTH:
+            fault = Fault(Outcome.HEAD_TOO_LARGE, "header fields that are repeated by reference")
         if fault is None:
             self._keep(self._requests, block, head, fields)
         return head, fault

@@ -278,7 +278,15 @@ def test_bounds() -> None:
 
 
 def test_a_malformed_request_is_malformed_however_large() -> None:
-    assert outcome([*BASE, (b"X", b"y")], Limits(fields=1)) is Outcome.BAD_REQUEST
+    assert outcome([*BASE, (b"X", b"y" * 50)], Limits(head=100)) is Outcome.BAD_REQUEST
+    assert outcome([*BASE[:2], (b":x", b"y")], Limits(fields=1)) is Outcome.BAD_REQUEST
+
+
+def test_fields_beyond_the_bound_are_not_looked_at() -> None:
+    """They come at a byte each, so looking would cost far more than sending."""
+    head, fault = read_request([*BASE, (b"X", b"y"), (b"content-type", b"application/grpc")], Limits(fields=1))
+    assert fault is not None
+    assert (fault.outcome, head.grpc, head.method) == (Outcome.HEAD_TOO_LARGE, True, b"POST")
 
 
 # What is sent on

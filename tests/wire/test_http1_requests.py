@@ -83,6 +83,7 @@ ACCEPTED: dict[str, tuple[bytes, list[Event]]] = {
     "nothing but trailers that are dropped": (CHUNKED + b"0\r\nHost: b\r\n\r\n", plain(CHUNKED)),
     "an empty line before the request line": (b"\r\n" + GET + b"\r\n", plain(GET + b"\r\n")),
     "two empty lines before the request line": (b"\r\n\r\n" + GET + b"\r\n", plain(GET + b"\r\n")),
+    "eight empty lines before the request line": (b"\r\n" * 8 + GET + b"\r\n", plain(GET + b"\r\n")),
     "HTTP/1.0 goes on as HTTP/1.1": (OLD + b"\r\n", plain(b"GET / HTTP/1.1\r\nHost: " + AUTHORITY + b"\r\n\r\n")),
     "HTTP/1.0 with Host": (OLD + b"Host: a\r\n\r\n", plain(GET + b"\r\n")),
     "HTTP/1.0 with keep-alive": (OLD + b"Host: a\r\nConnection: keep-alive\r\n\r\n", plain(GET + b"\r\n")),

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import chain, count, repeat
 
 import pytest
 
@@ -91,6 +91,13 @@ FLOODS: dict[str, tuple[Callable[[], Iterator[bytes]], int]] = {
         ),
         BUDGET // 3 + 1,
     ),
+    "headers on what we have reset": (
+        lambda: chain(
+            [by_hand.headers(1, by_hand.block([(b"A", b"b")]), end=True)],
+            repeat(by_hand.headers(1, by_hand.literal(b"a", b"x"))),
+        ),
+        BUDGET,
+    ),
     "malformed": (
         lambda: (by_hand.headers(number, by_hand.block([(b"A", b"b")]), end=True) for number in count(1, 2)),
         BUDGET // 3 + 1,
@@ -122,6 +129,20 @@ def test_a_flood_ends_within_the_budget(case: str) -> None:
     owner.feed(data)
     assert len(owner.events) == told
     assert not owner.out
+
+
+def test_heads_that_are_answered_for_their_size_are_charged() -> None:
+    """Each answer ends its stream, and the end of a stream pays back, which must not make a bomb free."""
+    owner = Server()
+    for number in count(1, 2):
+        owner.feed(
+            by_hand.headers(number, BLOCK + by_hand.indexing(b"cookie", b"") + by_hand.reference(62) * 200, end=True)
+        )
+        if owner.machine.dead:
+            break
+        answer(owner.streams.pop(number))
+    assert number <= 2 * (BUDGET // 3 + 3)
+    assert owner.events[-1] == ("broken", ENHANCE_YOUR_CALM)
 
 
 def test_refused_streams_are_charged() -> None:
@@ -291,6 +312,26 @@ def test_what_is_earned_by_work_does_not_pile_up_for_a_flood() -> None:
     owner.machine.refill(1.0)
     owner.feed(by_hand.ping() * (BUDGET + 1))
     assert owner.machine.dead
+
+
+@pytest.mark.parametrize("data", [by_hand.ping(), by_hand.settings(), by_hand.rst_stream(1)])
+def test_a_server_that_floods_and_does_not_read(data: bytes) -> None:
+    owner = Client()
+    owner.feed(by_hand.settings())
+    owner.open(end=True)
+    for _ in range(12):
+        owner.feed(data * 1_000)
+        owner.machine.heed(congested=False)
+    assert not owner.machine.dead
+    owner.take()
+    rounds = 0
+    while not owner.machine.dead:
+        owner.feed(data * 1_000)
+        owner.machine.heed(congested=True)
+        rounds += 1
+        assert rounds <= 12
+    assert rounds >= 3
+    assert owner.events[-1] == ("broken", ENHANCE_YOUR_CALM)
 
 
 def test_a_server_is_not_a_clients_flood() -> None:

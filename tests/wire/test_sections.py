@@ -159,3 +159,25 @@ def test_lists_that_are_too_large_are_answered_up_to_twice_the_bound() -> None:
         assert (fault and fault.outcome) == outcome
     with pytest.raises(BlockError):
         Sections(limits).request(by_hand.request(b"/", (b"a", b"x" * 4000)))
+
+
+def test_a_head_that_repeats_an_entry_over_and_over_is_too_large() -> None:
+    """CVE-2026-49975: each reference is a byte, and forwarding it takes the whole field."""
+    sections = Sections(LIMITS)
+    entry = by_hand.indexing(b"c", b"x" * 450)
+    _, fault = sections.request(by_hand.request() + entry + by_hand.reference(62) * 17)
+    assert fault is None
+    head, fault = sections.request(by_hand.request() + by_hand.reference(62) * 30)
+    assert fault is not None
+    assert (fault.outcome, head.method) == (Outcome.HEAD_TOO_LARGE, b"POST")
+
+
+@pytest.mark.parametrize("huffman", [True, False])
+def test_what_encoders_do_in_earnest_is_no_bomb(huffman: bool) -> None:
+    sections, encoder = Sections(LIMITS), hpack.Encoder()
+    table = [(b"x-%02d" % number, b"0" * 80) for number in range(34)]
+    for size in (0, 40_000):
+        fields = [*by_hand.pseudo(), *table, (b"authorization", b"0" * size)]
+        for _ in range(3):
+            _, fault = sections.request(encoder.encode(fields, huffman=huffman))
+            assert fault is None
