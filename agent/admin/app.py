@@ -1,11 +1,13 @@
 """The admin port: /metrics /healthz /readyz /wait-for-drain /status /debug/state, GET only, and grpc.health.v1."""
 
 import asyncio
+import logging
 import socket
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from agent import __version__
 from agent.admin.exposition import Exposition
@@ -19,6 +21,20 @@ from agent.scale.page import PATH
 
 if TYPE_CHECKING:
     from agent.net.server import Server
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a line of aiohttp's is about a mistake of the agent's.
+
+    A client's broken syntax is answered with 400; with a traceback for each, anybody could fill the log.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+def _logger() -> logging.Logger:
+    logger = logging.getLogger("headgate.admin")
+    logger.addFilter(_is_ours)
+    return logger
 
 
 class Admin:
@@ -41,7 +57,9 @@ class Admin:
         # handler_cancellation: a kubelet that gives up on /wait-for-drain leaves no coroutine behind.
         self._listener: asyncio.Server | None = None
         self._health: set[HealthPort] = set()
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(
+            app, access_log=None, logger=_logger(), handler_cancellation=True, shutdown_timeout=1.0
+        )
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on a socket that listens already."""

@@ -6,6 +6,8 @@ the time between them is the time-weighted mean, which no sampled gauge can give
 
 # Model names come from clients; each that becomes a label costs memory here and in every Prometheus that scrapes us.
 MAX_MODELS = 100
+# Kubernetes names have 253 characters. A label is repeated for each of some forty series of a model.
+MAX_NAME = 256
 OTHER = "_other"
 
 
@@ -80,10 +82,11 @@ class UsageTable:
         return self._known.get(name, self.other)
 
     def learn(self, name: str, now: float) -> Usage:
-        """Give the model a label of its own: the predictor has answered for it. Bounded by MAX_MODELS."""
+        """Give the model a label of its own: the predictor has answered for it. Bounded by MAX_MODELS and MAX_NAME."""
         usage = self._known.get(name)
         if usage is None:
-            if not name or name == OTHER or len(self._known) >= MAX_MODELS:
+            is_sound = 0 < len(name) <= MAX_NAME and name != OTHER and name.isprintable()
+            if not is_sound or len(self._known) >= MAX_MODELS:
                 return self.other
             usage = self._known[name] = Usage(name, now, self._protocol)
         return usage
