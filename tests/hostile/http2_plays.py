@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from tests.hostile.case import Case, Class, Play
-from tests.hostile.http2 import GRPC, PLAIN, converse
+from tests.hostile.http2 import GRPC, PLAIN
+from tests.hostile.http2_case import converse
 from tests.hostile.recorder import Request, Tape, respond
 from tests.hostile.site import Site
 from tests.net.http2_peers import HELLO, PREFACE, FrameReader, infer

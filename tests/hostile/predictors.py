@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from agent.errors import Outcome
+from tests.faults.test_http2_answers import CONNECTION_FAULTS, HEAD, LATE_STREAM_FAULTS, STREAM_FAULTS
 from tests.hostile.case import Case, Class, Play
-from tests.hostile.http2 import PLAIN, converse
+from tests.hostile.http2 import PLAIN
+from tests.hostile.http2_case import converse
 from tests.hostile.recorder import Request, Tape, respond
 from tests.hostile.site import GOOD, Site, listen
 from tests.net.http2_peers import HELLO
@@ -192,55 +194,28 @@ HTTP1 = [
     ),
 ]
 
-# Over HTTP/2. What a predictor sends once it has the requests on its streams 1 and 3.
-HEAD = raw.response(200, (b"content-type", b"text/plain"))
-ENDING = raw.headers(1, raw.block([(b"x-sum", b"1")]), end=True)
+# Over HTTP/2. What a predictor sends once it has the requests on its streams 1 and 3. What gRPC calls are told of the
+# tables that are taken over here is looked at there.
 STREAM = {
-    "no :status": raw.headers(1, raw.block([(b"content-type", b"text/plain")])),
-    ":status twice": raw.headers(1, raw.block([(b":status", b"200"), (b":status", b"200")])),
-    "a :status of words": raw.headers(1, raw.block([(b":status", b"ok")])),
-    "101": raw.headers(1, raw.response(101)),
-    "DATA first": raw.data(1, b"x"),
-    "DATA first, and the end": raw.data(1, b"x", end=True),
+    **STREAM_FAULTS,
+    **LATE_STREAM_FAULTS,
     "trailers first": raw.headers(1, raw.block([(b"x", b"1")]), end=True),
-    "an upper-case name": raw.headers(1, raw.response(200, (b"X-A", b"1"))),
-    "a connection field": raw.headers(1, raw.response(200, (b"connection", b"close"))),
     "transfer-encoding": raw.headers(1, raw.response(200, (b"transfer-encoding", b"chunked"))),
-    "a line break": raw.headers(1, raw.response(200, (b"x-a", b"1\r\nx: y"))),
     "NUL": raw.headers(1, raw.response(200, (b"x-a", b"\0"))),
-    "an end with 1xx": raw.headers(1, raw.response(103), end=True),
-    "a flood of 1xx": raw.headers(1, raw.response(103)) * 30,
-    "content-length and no body": raw.headers(1, raw.response(200, (b"content-length", b"5")), end=True),
     "two content-lengths": raw.headers(1, raw.response(200, *[(b"content-length", b"2")] * 2)),
     "a window of nothing": raw.window_update(1, 0),
     "a window beyond": raw.window_update(1, 2**31 - 1),
     "200 fields": raw.headers(1, raw.response(200, *[(b"x", b"")] * 200)),
-}
-LATE = {
-    "too much": raw.headers(1, raw.response(200, (b"content-length", b"2"))) + raw.data(1, b"xyz"),
-    "too little": raw.headers(1, raw.response(200, (b"content-length", b"5"))) + raw.data(1, b"xy", end=True),
-    "trailers that end nothing": raw.headers(1, HEAD) + raw.headers(1, raw.block([(b"x", b"1")])),
-    "trailers with :status": raw.headers(1, HEAD) + raw.headers(1, raw.response(200), end=True),
     "trailers with a line break": raw.headers(1, HEAD) + raw.headers(1, raw.block([(b"x", b"1\r\n")]), end=True),
     "a reset": raw.headers(1, HEAD) + raw.data(1, b"x") + raw.rst_stream(1),
     "a window beyond, inside the answer": raw.headers(1, HEAD) + raw.window_update(1, 2**31 - 1),
     "DATA beyond the window": raw.headers(1, HEAD) + raw.data(1, b"x" * 16_384) * 40,
 }
 CONNECTION = {
-    "HTTP/1.1": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-    "garbage": b"\xff" * 64,
-    "PUSH_PROMISE": raw.frame(raw.PUSH_PROMISE, 1, raw.long(2) + raw.response(200), raw.END_HEADERS),
-    "an idle stream": raw.headers(99, raw.response(200)),
-    "an even stream": raw.headers(2, raw.response(200)),
-    "stream 0": raw.headers(0, raw.response(200)),
-    "a broken block": raw.headers(1, b"\xff\xff\xff\xff\xff\xff"),
+    **{name: data for name, data in CONNECTION_FAULTS.items() if name != "no SETTINGS"},
     "a block of 3 MB": raw.headers(1, HEAD, flags=0) + raw.continuation(1, b"x" * 16_384, last=False) * 190,
     "a flood of CONTINUATION": raw.headers(1, HEAD, flags=0) + raw.continuation(1, b"", last=False) * 10_000,
-    "a large frame": raw.frame(raw.DATA, 1, b"x" * 16_385),
-    "a frame inside a block": raw.headers(1, HEAD, flags=0) + raw.ping(),
-    "a window of nothing": raw.window_update(0, 0),
     "a window beyond": raw.window_update(0, 2**31 - 1),
-    "an initial window of 2^31": raw.settings((raw.INITIAL_WINDOW_SIZE, 2**31)),
     "a frame size of 0": raw.settings((raw.MAX_FRAME_SIZE, 0)),
     "push": raw.settings((raw.ENABLE_PUSH, 1)),
     "a bomb": raw.headers(1, HEAD + raw.indexing(b"a", b"x" * 3900) + raw.reference(62) * 10_000),
@@ -353,7 +328,7 @@ HTTP2 = [
     Class(
         "answers over HTTP/2 that are none",
         "RFC 9113 8",
-        [Bad2(name, data) for name, data in {**STREAM, **LATE}.items()],
+        [Bad2(name, data) for name, data in STREAM.items()],
     ),
     Class(
         "predictors that break the rules of a connection",

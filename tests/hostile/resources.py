@@ -11,7 +11,7 @@ from agent.observe.accesslog import AccessLog, Mode
 from agent.observe.hooks import Hooks
 from tests.hostile.case import TAIL, Case, Class, Play, deliver
 from tests.hostile.http1_plays import INFER, hold
-from tests.hostile.http2 import converse
+from tests.hostile.http2_case import converse
 from tests.hostile.recorder import OK
 from tests.hostile.site import Site, listen
 from tests.net.http2_peers import grpc_head, infer
@@ -143,8 +143,8 @@ async def admin(site: Site) -> Peer:
 class AdminRefused(Case):
     """The admin port is aiohttp's: what it makes of broken syntax is an error or an end, and nothing changes.
 
-    Where it `is_lenient` it answers with pages, which is all that it has; nobody stands behind it who could read the
-    same bytes in another way.
+    Where it `is_lenient` it may answer with a page and go on, one answer a request; nobody stands behind it who could
+    read the same bytes in another way.
     """
 
     name: str
@@ -156,7 +156,8 @@ class AdminRefused(Case):
         data = self.data.replace(b" / HTTP", b" /metrics HTTP", 1)
         await deliver(client, [data + TAIL.replace(b"/tail", b"/healthz")])
         heard = await _all(client)
-        assert (b"HTTP/1.1 200" in heard) == self.is_lenient, heard
+        assert heard.count(b"HTTP/1.1 ") <= 1 + self.is_lenient, heard
+        assert self.is_lenient or b"HTTP/1.1 200" not in heard, heard
         await unchanged(site)
 
 
@@ -200,9 +201,20 @@ async def big(site: Site, head: bytes) -> None:
     await unchanged(site)
 
 
-# llhttp skips spaces after the method, and CR and LF before the request line.
+# llhttp skips surplus spaces in the request line, and CR and LF before it; aiohttp routes by the path alone, goes on
+# after 404 and 417, and takes 16 digits for a size.
 LENIENT = frozenset(
     {
+        "16 digits",
+        "CONNECT",
+        "CONNECT to a path",
+        "Host with another authority in the target",
+        "Host with another port in the target",
+        "a fragment",
+        "an unknown expectation without a body",
+        "another scheme",
+        "two spaces before the version",
+        "user information in the target",
         "two spaces after the method",
         "a bare LF before the request line",
         "a bare CR before the request line",
@@ -227,7 +239,7 @@ CLASSES = [
         "the syntax group once more",
         [
             *[AdminRefused(name, data, name in LENIENT) for name, (data, _) in HEADS.items()],
-            *[AdminRefused(name, CHUNKED + data, is_lenient=False) for name, (data, _) in BODIES.items()],
+            *[AdminRefused(name, CHUNKED + data, name in LENIENT) for name, (data, _) in BODIES.items()],
             Play("other methods", only_get),
             Play("a line that does not end", partial(big, head=b"X: " + b"y" * 2_000_000)),
             Play("many fields", partial(big, head=b"x: y\r\n" * 200_000)),

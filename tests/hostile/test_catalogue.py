@@ -12,6 +12,7 @@ from agent.wire import chunked, fields, head
 from tests.hostile import http1, http2
 from tests.hostile.case import Class, Http1Case
 from tests.hostile.catalogue import CATALOGUE, run
+from tests.hostile.http2_case import Flood
 from tests.wire import test_http1_refusals as refusals
 from tests.wire.test_http2_floods import FLOODS
 
@@ -41,7 +42,7 @@ def test_what_the_machines_refuse_is_refused_at_the_wire() -> None:
     sent = {case.data for attacks in http1.CLASSES for case in attacks.cases if isinstance(case, Http1Case)}
     assert {data for data, _ in refusals.HEADS.values()} <= sent
     assert {refusals.CHUNKED + body for body, _ in refusals.BODIES.values()} <= sent
-    floods = {case.rounds for attacks in http2.CLASSES for case in attacks.cases if isinstance(case, http2.Flood)}
+    floods = {case.rounds for attacks in http2.CLASSES for case in attacks.cases if isinstance(case, Flood)}
     assert {rounds for rounds, _ in FLOODS.values()} <= floods
 
 

@@ -10,7 +10,6 @@ from tests.net.http2_peers import (
     GRPC_ANSWER,
     GRPC_OK,
     HELLO,
-    INFER,
     LIVE,
     PREFACE,
     Field,
@@ -42,49 +41,6 @@ async def is_served(agent: Http2Bed, client: FrameReader, server: Http2Server | 
     return server
 
 
-MALFORMED = {
-    "no :method": raw.headers(1, without(b":method")),
-    "no :scheme": raw.headers(1, without(b":scheme")),
-    "no :path": raw.headers(1, without(b":path")),
-    "an empty :path": raw.headers(1, without(b":path", (b":path", b""))),
-    "a :path without a slash": raw.headers(1, without(b":path", (b":path", b"v2"))),
-    "a :path with a space": raw.headers(1, raw.block(grpc_head(b"/a b"))),
-    "a :path with a line break": raw.headers(1, raw.block(grpc_head(b"/a\r\nHost: x"))),
-    ":path twice": raw.headers(1, raw.block([(b":path", b"/x"), *grpc_head()])),
-    "a late pseudo-header": raw.headers(1, without(b":path", (b":path", b"/x"))),
-    "an unknown pseudo-header": raw.headers(1, raw.block([(b":x", b"y"), *grpc_head()])),
-    ":status": raw.headers(1, raw.block([(b":status", b"200"), *grpc_head()])),
-    "a bad :authority": raw.headers(1, raw.block([(b":authority", b"a b"), *grpc_head()[:3]])),
-    "host and :authority differ": raw.headers(1, raw.block(grpc_head(INFER, (b"host", b"evil")))),
-    "an upper-case name": raw.headers(1, raw.block(grpc_head(INFER, (b"X-A", b"1")))),
-    "an empty name": raw.headers(1, raw.block(grpc_head(INFER, (b"", b"1")))),
-    "a name with a colon": raw.headers(1, raw.block(grpc_head(INFER, (b"x:", b"1")))),
-    "a value with a line break": raw.headers(1, raw.block(grpc_head(INFER, (b"x", b"1\r\ny: 2")))),
-    "a value with NUL": raw.headers(1, raw.block(grpc_head(INFER, (b"x", b"\0")))),
-    "a value with a space before": raw.headers(1, raw.block(grpc_head(INFER, (b"x", b" 1")))),
-    "transfer-encoding": raw.headers(1, raw.block(grpc_head(INFER, (b"transfer-encoding", b"chunked")))),
-    "connection": raw.headers(1, raw.block(grpc_head(INFER, (b"connection", b"keep-alive")))),
-    "upgrade": raw.headers(1, raw.block(grpc_head(INFER, (b"upgrade", b"h2c")))),
-    "te: gzip": raw.headers(1, raw.block(grpc_head(INFER, (b"te", b"gzip")))),
-    "content-length twice": raw.headers(1, raw.block(plain_head() + [(b"content-length", b"1")] * 2)),
-    "content-length: +1": raw.headers(1, raw.block([*plain_head(), (b"content-length", b"+1")])),
-    "content-length and no body": raw.headers(1, raw.block([*plain_head(), (b"content-length", b"1")]), end=True),
-    ":protocol without CONNECT": raw.headers(1, raw.block([(b":protocol", b"websocket"), *grpc_head()])),
-}
-
-
-@pytest.mark.parametrize("data", MALFORMED.values(), ids=list(MALFORMED))
-async def test_a_malformed_request_reaches_nobody(h2bed: Http2Opener, data: bytes) -> None:
-    agent = await h2bed()
-    client = await agent.raw_caller()
-    await client.peer.send(HELLO + data + raw.data(1, infer(), end=True))
-    assert (await client.until(raw.RST_STREAM, 1)).number == raw.PROTOCOL_ERROR
-    assert (agent.begun, agent.faults) == (0, [Outcome.BAD_REQUEST])
-    assert agent.predictor.is_left_alone()
-    server = await is_served(agent, client)
-    assert len(server.requests) == 1
-
-
 TOO_MUCH = [(b"x-%d" % index, b"y" * 900) for index in range(75)]
 ANSWERED = {
     "CONNECT": ([(b":method", b"CONNECT"), (b":authority", b"a:1")], 501, None),
@@ -114,47 +70,6 @@ async def test_what_is_not_done_is_answered(h2bed: Http2Opener, name: str, *, gr
     assert len(server.requests) == 2
 
 
-BODIES = {
-    "more than content-length": ([*plain_head(), (b"content-length", b"3")], raw.data(1, b"xxxx"), raw.PROTOCOL_ERROR),
-    "less than content-length": (
-        [*plain_head(), (b"content-length", b"3")],
-        raw.data(1, b"xx", end=True),
-        raw.PROTOCOL_ERROR,
-    ),
-    "trailers and less than content-length": (
-        [*plain_head(), (b"content-length", b"3")],
-        raw.data(1, b"xx") + raw.headers(1, raw.block([(b"x", b"1")]), end=True),
-        raw.PROTOCOL_ERROR,
-    ),
-    "trailers that end nothing": (plain_head(), raw.headers(1, raw.block([(b"x", b"1")])), raw.PROTOCOL_ERROR),
-    "trailers with :path": (plain_head(), raw.headers(1, raw.block([(b":path", b"/")]), end=True), raw.PROTOCOL_ERROR),
-    "trailers with an upper-case name": (
-        plain_head(),
-        raw.headers(1, raw.block([(b"X", b"1")]), end=True),
-        raw.PROTOCOL_ERROR,
-    ),
-    "no window increment": (plain_head(), raw.window_update(1, 0), raw.PROTOCOL_ERROR),
-    "too large a window": (plain_head(), raw.window_update(1, 2**31 - 1), raw.FLOW_CONTROL_ERROR),
-    "a malformed PRIORITY": (plain_head(), raw.priority(1, 1), raw.PROTOCOL_ERROR),
-}
-
-
-@pytest.mark.parametrize("name", BODIES)
-async def test_a_request_that_goes_wrong_is_undone(h2bed: Http2Opener, name: str) -> None:
-    agent = await h2bed(limit="1")
-    fields, data, code = BODIES[name]
-    client = await agent.raw_caller()
-    await client.peer.send(HELLO + raw.headers(1, raw.block(fields)))
-    server = await agent.connection()
-    request = await server.head()
-    await client.peer.send(data)
-    assert (await client.until(raw.RST_STREAM, 1)).number == code
-    await server.until(lambda: request.reset is not None)
-    assert (request.is_complete, request.reset) == (False, raw.CANCEL)
-    assert (agent.outcomes, agent.statuses) == ([Outcome.BAD_REQUEST], [400])
-    await is_served(agent, client, server)
-
-
 async def test_data_after_the_end_resets_the_stream(h2bed: Http2Opener) -> None:
     agent = await h2bed()
     client = await agent.raw_caller()
@@ -180,62 +95,6 @@ async def test_more_than_the_window_resets_the_stream(h2bed: Http2Opener) -> Non
     await server.respond(running)
     await is_served(agent, client, server)
     assert len(server.requests) == 2
-
-
-BREAKING = {
-    "garbage": (b"\xff" * 40, raw.FRAME_SIZE_ERROR),
-    "a large frame": (raw.frame(raw.DATA, 1, b"x" * 16_385), raw.FRAME_SIZE_ERROR),
-    "DATA on stream 0": (raw.data(0, b"x"), raw.PROTOCOL_ERROR),
-    "DATA on an idle stream": (raw.data(7, b"x"), raw.PROTOCOL_ERROR),
-    "HEADERS on stream 0": (raw.headers(0, GRPC), raw.PROTOCOL_ERROR),
-    "an even stream": (raw.headers(4, GRPC), raw.PROTOCOL_ERROR),
-    "a frame inside a block": (raw.headers(3, GRPC, flags=0) + raw.ping(), raw.PROTOCOL_ERROR),
-    "CONTINUATION of nothing": (raw.continuation(1, GRPC), raw.PROTOCOL_ERROR),
-    "a block that cannot be decoded": (raw.headers(3, b"\xff\xff\xff\xff\xff"), raw.COMPRESSION_ERROR),
-    "PUSH_PROMISE": (raw.frame(raw.PUSH_PROMISE, 1, raw.long(2)), raw.PROTOCOL_ERROR),
-    "a long PING": (raw.frame(raw.PING, 0, b"123456789"), raw.FRAME_SIZE_ERROR),
-    "SETTINGS on a stream": (raw.frame(raw.SETTINGS, 1), raw.PROTOCOL_ERROR),
-    "a bad setting": (raw.settings((raw.MAX_FRAME_SIZE, 1)), raw.PROTOCOL_ERROR),
-    "no window increment": (raw.window_update(0, 0), raw.PROTOCOL_ERROR),
-    "too large a window": (raw.window_update(0, 2**31 - 1), raw.FLOW_CONTROL_ERROR),
-    "padding beyond the frame": (raw.frame(raw.DATA, 1, b"\xffx", raw.PADDED), raw.PROTOCOL_ERROR),
-    "a short RST_STREAM": (raw.frame(raw.RST_STREAM, 1, b"x"), raw.FRAME_SIZE_ERROR),
-    "a flood of CONTINUATION": (
-        raw.headers(3, b"", flags=0) + raw.continuation(3, b"", last=False) * 20,
-        raw.ENHANCE_YOUR_CALM,
-    ),
-    "a huge block": (
-        raw.headers(3, b"x" * 16_000, flags=0) + raw.continuation(3, b"x" * 16_000, last=False) * 5,
-        raw.ENHANCE_YOUR_CALM,
-    ),
-    "a flood of PING": (raw.ping() * 4000, raw.ENHANCE_YOUR_CALM),
-    "a flood of SETTINGS": (raw.settings() * 4000, raw.ENHANCE_YOUR_CALM),
-    "a flood of empty DATA": (raw.data(1) * 4000, raw.ENHANCE_YOUR_CALM),
-    "a flood of PRIORITY": (raw.priority(9) * 4000, raw.ENHANCE_YOUR_CALM),
-    "a flood of unknown frames": (raw.frame(200) * 4000, raw.ENHANCE_YOUR_CALM),
-}
-
-
-@pytest.mark.parametrize("name", BREAKING)
-async def test_a_connection_that_breaks_a_rule_ends_with_all_its_calls(h2bed: Http2Opener, name: str) -> None:
-    agent = await h2bed(limit="1")
-    client = await agent.raw_caller()
-    data, code = BREAKING[name]
-    await client.peer.send(HELLO + raw.headers(1, GRPC) + raw.data(1, infer()))
-    server = await agent.connection()
-    request = await server.head()
-    await client.peer.send(data)
-    goaway = await client.until(raw.GOAWAY)
-    assert goaway.number == code
-    await server.until(lambda: request.reset is not None)
-    assert request.reset == raw.CANCEL
-    assert agent.outcomes == [Outcome.CLIENT_GONE]
-    assert agent.faults == [Outcome.BAD_REQUEST]
-    await client.peer.ended()
-    other = await agent.caller()
-    half = await other.call()
-    await server.respond(await server.request())
-    assert (await other.answer(half)).grpc_status == 0
 
 
 async def test_goaway_arrives_although_the_client_goes_on_sending(h2bed: Http2Opener) -> None:
@@ -293,22 +152,6 @@ async def test_honest_work_is_no_flood(h2bed: Http2Opener) -> None:
     await server.send_head(request, GRPC_OK, end=True)
     assert (await client.answer(half)).grpc_status == 0
     assert not client.goaways
-
-
-async def test_more_streams_than_a_connection_may_have_are_refused(h2bed: Http2Opener) -> None:
-    agent = await h2bed(limit="1", queue="5000")
-    client = await agent.raw_caller()
-    calls = [raw.headers(number, GRPC) + raw.data(number, infer(), end=True) for number in range(1, 2003, 2)]
-    await client.peer.send(HELLO + b"".join(calls))
-    assert (await client.until(raw.RST_STREAM)).number == raw.REFUSED_STREAM
-    assert client.seen[-1].stream == 2001
-    server = await agent.connection()
-    assert (agent.admission.inflight, agent.admission.queued) == (1, 999)
-    client.peer.reset()
-    await eventually(lambda: not agent.gate.active)
-    assert bytes((await server.request()).body) == infer()
-    await server.settled()
-    assert len(server.requests) == 1
 
 
 # Time

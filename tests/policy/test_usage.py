@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from agent.policy.usage import MAX_MODELS, OTHER, Usage, UsageTable
+from agent.policy.usage import MAX_MODELS, MAX_NAME, OTHER, Usage, UsageTable
 from tests.fakes import ManualClock
 
 
@@ -56,7 +56,7 @@ def test_at_most_so_many_models_earn_a_label() -> None:
     assert table.learn("given", 0.0).name == "given"
 
 
-@pytest.mark.parametrize("name", ["", OTHER])
+@pytest.mark.parametrize("name", ["", OTHER, "a" * (MAX_NAME + 1), "a\x1b[2J", "a\r\nb", "a\0", "\u2028"])
 def test_a_name_that_says_nothing_earns_no_label(name: str) -> None:
     table = UsageTable([], 0.0)
     assert table.learn(name, 0.0) is table.other
