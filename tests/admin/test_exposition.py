@@ -18,6 +18,7 @@ from agent.errors import Fault, Outcome
 from agent.observe.counters import BOUNDS
 from agent.observe.history import read
 from agent.policy.classify import Kind, Route
+from agent.policy.usage import UsageTable
 from tests.fakes import FakeRecord, FakeServer
 from tests.observe.records import some_records
 
@@ -192,8 +193,8 @@ def test_a_fresh_server_already_has_every_family() -> None:
 def test_a_hostile_model_name_stays_inside_its_label() -> None:
     scraped = Scraped()
     name = 'm"} 1\nheadgate_fake{a="\\\x1b%d%%{}\ud800'
-    usage = scraped.server.usages["http"].learn(name, 0.0)
-    scraped.server.book([FakeRecord(route=Route(Kind.INFERENCE, name), usage=usage)])
+    table = scraped.server.usages["http"] = UsageTable([name], 0.0)  # as from the settings: clients give no such names
+    scraped.server.book([FakeRecord(route=Route(Kind.INFERENCE, name), usage=table.of(name))])
     shown = name.replace("\ud800", "?")
     assert scraped.value("headgate_requests_inflight", model=shown, protocol="http") == 0
     assert scraped.value("headgate_upstream_seconds_count", model=shown, protocol="http") == 1

@@ -20,7 +20,7 @@ from agent.admin.app import Admin
 from agent.errors import Outcome
 from agent.net.pulse import Pulse
 from agent.observe.history import Event
-from agent.policy.usage import OTHER
+from agent.policy.usage import OTHER, UsageTable
 from tests.admin.test_app import FakeDrain
 from tests.fakes import FakeRecord, FakeServer
 from tests.sockets import PATIENCE_S
@@ -161,7 +161,7 @@ async def test_settings_that_change_are_told_again(site: Site) -> None:
 
 
 async def test_a_hostile_model_name_is_data(site: Site) -> None:
-    site.server.usages["http"].learn(HOSTILE, 0.0)
+    site.server.usages["http"] = UsageTable([HOSTILE], 0.0)
     viewer = await site.watch()
     await viewer.next()
     _, now = await viewer.next()
