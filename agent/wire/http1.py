@@ -75,6 +75,9 @@ class ServerHttp1(Http1):
             self._parser = HttpRequestParser(self._head)
         self._parser.feed_data(data)
 
+    def _field_count(self) -> int:
+        return 0 if self._parser is None else len(self._head.fields)
+
     def _on_surplus(self, data: memoryview) -> None:
         self.held += data
 
@@ -172,6 +175,9 @@ class ClientHttp1(Http1):
             self._head = ResponseHead()
             self._parser = HttpResponseParser(self._head)
         self._parser.feed_data(data)
+
+    def _field_count(self) -> int:
+        return 0 if self._parser is None else len(self._head.fields)
 
     def _on_surplus(self, data: memoryview) -> None:  # noqa: ARG002 - the server's side keeps it
         self._fail(Outcome.UPSTREAM_INVALID, "bytes that answer no request")

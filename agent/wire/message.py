@@ -171,6 +171,10 @@ class Http1:
         """The head `raw` is complete and the parser has it; `rest` follows it."""
         raise NotImplementedError
 
+    def _field_count(self) -> int:
+        """How many fields of the current head have come."""
+        raise NotImplementedError
+
     def _on_surplus(self, data: memoryview) -> None:
         """Bytes follow a complete message."""
         raise NotImplementedError
@@ -252,7 +256,10 @@ class Http1:
             self._fail(self._too_large(), "header section too large")
             return _EMPTY
         if end < 0:
-            if not seen:
+            # Parsed, a field of four bytes takes a hundred; the head's end is not waited for.
+            if self._field_count() > self._limits.fields:
+                self._fail(self._too_large(), "too many header fields")
+            elif not seen:
                 self._partial = bytearray(piece)
             return _EMPTY
         raw = bytes(partial[: end + 4]) if seen else piece

@@ -11,6 +11,8 @@ import time
 import uvloop
 
 from tests.hostile.catalogue import CATALOGUE, run
+from tests.hostile.cost import costs
+from tests.hostile.differential import compare
 
 
 async def catalogue(only: str) -> int:
@@ -38,9 +40,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="classes whose name contains this")
     parser.add_argument("--asyncio", action="store_true", help="on asyncio's loop; uvloop's otherwise")
+    parser.add_argument("--peers", action="store_true", help="compare with HAProxy and Envoy")
+    parser.add_argument("--cost", action="store_true", help="measure what attacks cost the agent")
+    parser.add_argument("--all", action="store_true", help="with --peers: cases that all treat alike too")
     options = parser.parse_args()
+    if options.cost:
+        work = costs(options.only)
+    else:
+        work = compare(options.only, every=options.all) if options.peers else catalogue(options.only)
     with asyncio.Runner(loop_factory=None if options.asyncio else uvloop.new_event_loop) as runner:
-        sys.exit(min(1, runner.run(catalogue(options.only))))
+        sys.exit(min(1, runner.run(work)))
 
 
 if __name__ == "__main__":

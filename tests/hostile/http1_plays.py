@@ -170,7 +170,24 @@ EARLY: list[Case] = [
     Play("with nothing", partial(early, body=b"")),
 ]
 
+
+async def unending(site: Site, data: bytes) -> None:
+    """A head that is too large already is answered, and its end is not waited for."""
+    client = await site.client()
+    await client.send(data)
+    heard = await listen(client)
+    client.close()
+    assert heard.statuses == [431]
+    assert not site.recorder.requests
+
+
+UNENDING: list[Case] = [
+    Play("in fields", partial(unending, data=GET + b"a:\r\n" * 200)),
+    Play("in a line", partial(unending, data=GET + b"X: " + b"y" * 70_000)),
+]
+
 CLASSES = [
+    Class("heads that do not end", "memory for thirty times the bytes", UNENDING),
     Class("bodies cut short by their client", "RFC 9112 8", CUT),
     Class("pipelines", "Netty and Node families", PIPELINES),
     Class("bodies of requests that are answered here", "Kettle 2022 (CL.0)", LOCAL, {"limit": "1", "queue": "0"}),

@@ -3,7 +3,10 @@
 import pytest
 
 from agent.errors import Outcome
-from tests.wire.feeding import is_complete, requests
+from agent.wire.http1 import ServerHttp1
+from agent.wire.message import HeadCache
+from tests.fakes import RecordingSink
+from tests.wire.feeding import LIMITS, feed, is_complete, requests
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -107,6 +110,16 @@ HEADS: dict[str, tuple[bytes, Outcome]] = {
 def test_refused_before_it_is_a_request(case: str) -> None:
     data, outcome = HEADS[case]
     assert requests(data) == [("fault", outcome)]
+
+
+@pytest.mark.parametrize("size", [1, 100, 5000])
+def test_the_end_of_a_head_with_too_many_fields_is_not_waited_for(size: int) -> None:
+    """Parsed, each takes thirty times its bytes."""
+    sink = RecordingSink()
+    machine = ServerHttp1(sink, LIMITS, HeadCache())
+    data = GET + b"a:\r\n" * (LIMITS.fields + 10)
+    feed(machine, [data[at : at + size] for at in range(0, len(data), size)])
+    assert sink.events == [("fault", Outcome.HEAD_TOO_LARGE)]
 
 
 # Values that some readers take for a number. int() accepts several of them, so the machine must not use it on them.

@@ -133,6 +133,7 @@ REFUSED: dict[str, bytes] = {
     "NUL in a value": OK + b"X: a\0b\r\n\r\n",
     "a space in a name": OK + b"X y: b\r\n\r\n",
     "an empty name": OK + b": b\r\n\r\n",
+    "130 fields and no end": OK + b"a:\r\n" * 130,
     "a folded value": OK + b"X: a\r\n b\r\n\r\n",
     "a bare LF after the status line": b"HTTP/1.1 200 OK\nX: y\r\n\r\n",
     "a bare CR in the reason": b"HTTP/1.1 200 O\rK\r\n\r\n",
