@@ -48,7 +48,6 @@ def accepted(*names: str) -> list[Case]:
 
 def _accepted(name: str, data: bytes, events: list[Event]) -> Case:
     body = b"".join(bytes(event[1]) for event in events if event[0] == "body")
-    trailers = [pair for event in events if event[0] == "trailers" for pair in event[1]]
     head: bytes | None = events[0][1]
     if head is not None and AUTHORITY in head:
         head = None  # the predictor's address, which differs
@@ -57,7 +56,7 @@ def _accepted(name: str, data: bytes, events: list[Event]) -> Case:
     ends = (line.endswith(b"1.0") and b"keep-alive" not in options) or b"connection: close" in options
     # An HTTP/1.0 answer ends with the connection, whatever its client wishes.
     ends = ends or line.endswith(b"1.0")
-    return Served(name, data, head, body, tuple(trailers), ends)
+    return Served(name, data, head, body, ends)
 
 
 def everywhere(characters: Iterable[int]) -> list[Case]:
