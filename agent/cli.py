@@ -9,7 +9,8 @@ from typing import NoReturn, TypeVar
 
 from agent import __version__
 from agent.errors import SettingsError
-from agent.settings import Knob, Settings, knobs, resolve
+from agent.knobs import Knob
+from agent.settings import Settings, knobs, resolve
 
 # sysexits.h EX_USAGE, which linkerd2-proxy uses for bad settings too.
 EX_USAGE = 64

@@ -4,29 +4,19 @@ A setting comes from its flag, else from `HEADGATE_` + the flag in capitals, els
 found before anything starts and are reported together.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from agent import values
 from agent.contradictions import contradictions
 from agent.errors import SettingsError
+from agent.knobs import Knob, declared, gather, knob
 from agent.observe.accesslog import Mode
 from agent.values import AUTO, Listen, Page, Route
 
 # What `--live-settings` may hold: settings that can change while requests are served.
 LIVE = ("limit", "model_limits", "queue", "queue_bytes", "deadline", "model_deadlines")
-
-
-def knob(
-    flag: str, default: str | None, parse: Callable[[str], Any], text: str, *, form: str, repeat: bool = False
-) -> Any:
-    """Declare a setting. `default` is text, parsed like any other; None means that the setting is required."""
-    return field(
-        metadata={"flag": flag, "default": default, "parse": parse, "help": text, "form": form, "repeat": repeat}
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,35 +238,9 @@ class Settings:
         return [*(route.listen for route in self.routes), self.admin, *filter(None, [self.knative_metrics])]
 
 
-class Knob(NamedTuple):
-    """One setting, as the command line and the documents need it."""
-
-    name: str
-    flag: str
-    env: str
-    default: str | None
-    form: str
-    help: str
-    repeat: bool
-    parse: Callable[[str], Any]
-
-
-@cache
 def knobs(of: type = Settings) -> list[Knob]:
     """All settings of a command in the order of their declaration; `of` is a dataclass of `knob` fields."""
-    return [
-        Knob(
-            name=spec.name,
-            flag="--" + spec.metadata["flag"],
-            env="HEADGATE_" + spec.metadata["flag"].upper().replace("-", "_"),
-            default=spec.metadata["default"],
-            form=spec.metadata["form"],
-            help=spec.metadata["help"],
-            repeat=spec.metadata["repeat"],
-            parse=spec.metadata["parse"],
-        )
-        for spec in fields(of)
-    ]
+    return declared(of)
 
 
 def resolve(flags: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> Settings:
@@ -292,41 +256,6 @@ def resolve(flags: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> Setti
     if problems:
         raise SettingsError(problems)
     return Settings(**given)
-
-
-def gather(
-    of: type,
-    flags: Mapping[str, Sequence[str]],
-    env: Mapping[str, str],
-    live: Mapping[str, list[str]] | None = None,
-    path: str = "",
-) -> tuple[dict[str, Any], list[str]]:
-    """The values of a command's settings by name, without those that are wrong, and what is wrong.
-
-    `live` holds the texts that override, by name, as the file at `path` has them.
-    """
-    problems: list[str] = []
-    given: dict[str, Any] = {}
-    for each in knobs(of):
-        source, texts = each.flag, list(flags.get(each.name, ()))
-        if not texts and each.env in env:
-            source, texts = each.env, env[each.env].split() if each.repeat else [env[each.env]]
-        if live and each.name in live:
-            source, texts = f"{path}: {each.flag[2:]}", live[each.name]
-        if not texts:
-            if each.default is None:
-                problems.append(f"{each.flag} is required: {each.form} ({each.help})")
-                continue
-            texts = [] if each.repeat else [each.default]
-        parsed = []
-        for text in texts:
-            try:
-                parsed.append(each.parse(text))
-            except ValueError as error:
-                problems.append(f"{source} {text!r} is not accepted: expected {error}")
-        if parsed or each.repeat:
-            given[each.name] = tuple(parsed) if each.repeat else parsed[-1]
-    return given, problems
 
 
 def _read_live(path: str, problems: list[str]) -> dict[str, list[str]]:

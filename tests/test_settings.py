@@ -9,7 +9,8 @@ import pytest
 import agent
 from agent.errors import SettingsError
 from agent.observe.accesslog import Mode
-from agent.settings import Knob, Settings, knobs, resolve
+from agent.knobs import Knob
+from agent.settings import Settings, knobs, resolve
 from agent.values import AUTO, Address, Listen, Page, Route
 
 KNOBS = {knob.flag: knob for knob in knobs()}

@@ -8,7 +8,7 @@ from typing import Any
 from agent import values
 from agent.errors import SettingsError
 from agent.inject.patch.annotations import CPU_FORM, is_cpu
-from agent.settings import gather, knob
+from agent.knobs import gather, knob
 from agent.values import Listen
 
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-/:@]{0,254}")

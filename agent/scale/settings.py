@@ -8,7 +8,7 @@ from typing import Any
 
 from agent import values
 from agent.errors import SettingsError
-from agent.settings import gather, knob
+from agent.knobs import gather, knob
 from agent.values import Listen
 
 

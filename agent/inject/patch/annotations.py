@@ -13,7 +13,8 @@ from typing import NamedTuple
 from agent.errors import SettingsError
 from agent.inject.patch.pod import DOMAIN, INJECT, INJECTED, RESERVED
 from agent.inject.patch.servers import GRPC_KNOB, HTTP_KNOB, SERVER
-from agent.settings import Knob, Settings, knobs, resolve
+from agent.knobs import Knob
+from agent.settings import Settings, knobs, resolve
 from agent.values import Listen
 
 CPU = DOMAIN + "cpu"
