@@ -30,6 +30,7 @@ def contradictions(given: Mapping[str, Any]) -> list[str]:
         f"--merge-metrics names {page} twice"
         for page in sorted({page for page in given.get("merge_metrics", ()) if given["merge_metrics"].count(page) > 1})
     ]
+    problems += _startup(given)
     limit = given.get("limit")
     names = [name for name, _ in given.get("model_limits", ())]
     problems += [f"--model-limit names {name!r} twice" for name in sorted({n for n in names if names.count(n) > 1})]
@@ -48,6 +49,21 @@ def contradictions(given: Mapping[str, Any]) -> list[str]:
     queue_bytes, queued_body = given.get("queue_bytes"), given.get("queued_body")
     if queue_bytes is not None and queued_body is not None and queued_body > queue_bytes:
         problems.append(f"--queued-body {queued_body} is above --queue-bytes {queue_bytes}")
+    return problems
+
+
+def _startup(given: Mapping[str, Any]) -> list[str]:
+    """What waits for the predictor at the start, in vain or for too long."""
+    problems = []
+    path, startup, timeout = given.get("ready_path"), given.get("startup_timeout"), given.get("timeout")
+    if path and given.get("ready_when") == "listening":
+        problems.append(f"--ready-path {path} is not asked with --ready-when listening")
+    if path and not any(route.http1 for route in given.get("routes", ())):
+        problems.append(f"--ready-path {path} needs an upstream that speaks HTTP/1.1")
+    if startup and timeout and startup > timeout:
+        problems.append(
+            f"--startup-timeout {startup:g}s is above --timeout {timeout:g}s, which bounds the whole exchange"
+        )
     return problems
 
 

@@ -41,6 +41,7 @@ class Outcome(IntEnum):
     DEADLINE = 18
     OVERLOAD = 19
     UPSTREAM_RESET = 20
+    CLIENT_SLOW = 21
 
     @property
     def label(self) -> str:
@@ -87,6 +88,7 @@ REPLIES: tuple[Reply, ...] = (
     Reply(503, 14, True, Blame.AGENT, "the deadline cannot be met at this load"),
     Reply(503, 14, True, Blame.AGENT, "the server is overloaded"),
     Reply(502, 13, False, Blame.UPSTREAM, "the predictor gave the request up"),
+    Reply(408, 4, False, Blame.CLIENT, "the client was too slow"),
 )
 
 

@@ -136,6 +136,13 @@ class Settings:
     timeout: float = knob(
         "timeout", "0", values.duration(0, 86400), "bound on a whole exchange, answer included; 0 is none", form="DUR"
     )
+    response_timeout: float = knob(
+        "response-timeout",
+        "0",
+        values.duration(0, 86400),
+        "how long the predictor may take to begin its answer once it has the whole request; then 504; 0 is none",
+        form="DUR",
+    )
     overload_status: int = knob(
         "overload-status",
         "503",
@@ -167,6 +174,20 @@ class Settings:
     idle_timeout: float = knob(
         "idle-timeout", "300s", values.duration(0.1, 86400), "how long a client's connection may be idle", form="DUR"
     )
+    min_rate: int = knob(
+        "min-rate",
+        "1KiB",
+        values.size(0, 1 << 30),
+        "bytes a second that a client with a slot must send of its upload, or take of its answer; 0 is none",
+        form="SIZE",
+    )
+    slow_grace: float = knob(
+        "slow-grace",
+        "30s",
+        values.duration(0.1, 3600),
+        "how far it may fall behind that rate, in waiting for it; then 408, or the end of its answer",
+        form="DUR",
+    )
     max_head: int = knob("max-head", "64KiB", values.size(1 << 10, 1 << 20), "the largest head; then 431", form="SIZE")
     max_connections: int = knob(
         "max-connections",
@@ -174,6 +195,28 @@ class Settings:
         values.number(1, 1_000_000),
         "how many client connections; further ones are closed",
         form="N",
+    )
+    ready_when: str = knob(
+        "ready-when",
+        "reachable",
+        values.choice("reachable", "listening"),
+        "when /readyz first says yes: once every upstream has accepted a connection, or as soon as the agent listens",
+        form="reachable|listening",
+    )
+    ready_path: str = knob(
+        "ready-path",
+        "",
+        values.target,
+        "besides, a path that the http upstreams must have answered with 2xx, such as /v2/health/ready; none if empty",
+        form="PATH",
+    )
+    startup_timeout: float = knob(
+        "startup-timeout",
+        "0",
+        values.duration(0, 86400),
+        "until how long after the start a request may wait for a predictor that has never been reachable, where that "
+        "is longer than its --deadline; 0 is no longer",
+        form="DUR",
     )
     drain_delay: float = knob(
         "drain-delay",

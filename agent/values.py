@@ -18,6 +18,9 @@ class Address(NamedTuple):
         """What to put in Host where the client named none."""
         return b"localhost" if self.path else f"{_bracketed(self.host)}:{self.port}".encode()
 
+    def __str__(self) -> str:
+        return self.path or f"{_bracketed(self.host)}:{self.port}"
+
     def url(self, scheme: str) -> str:
         """How it is written in a route."""
         return f"{scheme}+unix:{self.path}" if self.path else f"{scheme}://{_bracketed(self.host)}:{self.port}"
@@ -106,6 +109,13 @@ def size(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def target(text: str) -> str:
+    """The target of a GET, or nothing."""
+    if text and re.fullmatch(r"/[!-\"$-~]{0,1023}", text) is None:
+        raise ValueError("a path such as /v2/health/ready")
+    return text
 
 
 def number(low: int, high: int) -> Callable[[str], int]:

@@ -8,8 +8,8 @@ import pytest
 
 import agent
 from agent.errors import SettingsError
-from agent.observe.accesslog import Mode
 from agent.knobs import Knob
+from agent.observe.accesslog import Mode
 from agent.settings import Settings, knobs, resolve
 from agent.values import AUTO, Address, Listen, Page, Route
 
@@ -115,17 +115,32 @@ TABLE: dict[str, Texts] = {
     ),
     "--orca": Texts("off", {"asked": "asked", "always": "always"}, ("", "on", "true"), "one of off, asked, always"),
     "--timeout": Texts(0.0, {"0": 0.0, "0s": 0.0, "2m": 120.0}, (*NOT_DURATIONS, "25h"), "from 0s to 86400s"),
+    "--response-timeout": Texts(0.0, {"0": 0.0, "2m": 120.0}, (*NOT_DURATIONS, "25h"), "from 0s to 86400s"),
     "--overload-status": Texts(503, {"503": 503, "429": 429}, ("", "500", "503 ", "x"), "one of 503, 429"),
     "--unknown-route": Texts("bypass", {"bypass": "bypass", "admit": "admit"}, ("", "queue"), "one of bypass, admit"),
     "--retry-stale": Texts(False, {"true": True, "false": False}, ("", "1", "yes", "True"), "one of true, false"),
     "--head-timeout": Texts(10.0, {"100ms": 0.1, "1h": 3600.0}, (*NOT_DURATIONS, "99ms", "2h"), "from 0.1s to 3600s"),
     "--idle-timeout": Texts(300.0, {"5m": 300.0, "100ms": 0.1}, (*NOT_DURATIONS, "99ms", "25h"), "from 0.1s to 86400s"),
+    "--min-rate": Texts(1024, {"0": 0, "1GiB": 1 << 30}, (*NOT_SIZES, "2GiB"), "from 0 to 1073741824"),
+    "--slow-grace": Texts(
+        30.0, {"100ms": 0.1, "1h": 3600.0}, (*NOT_DURATIONS, "0", "99ms", "2h"), "from 0.1s to 3600s"
+    ),
     "--max-head": Texts(
         64 << 10, {"1KiB": 1 << 10, "1MiB": 1 << 20}, (*NOT_SIZES, "1023", "2MiB"), "from 1024 to 1048576"
     ),
     "--max-connections": Texts(
         10_000, {"1": 1, "1000000": 1_000_000}, (*NOT_NUMBERS, "0", "1000001"), "from 1 to 1000000"
     ),
+    "--ready-when": Texts(
+        "reachable", {"listening": "listening"}, ("", "always", "Reachable"), "one of reachable, listening"
+    ),
+    "--ready-path": Texts(
+        "",
+        {"": "", "/": "/", "/v2/health/ready?x=%20": "/v2/health/ready?x=%20"},
+        ("ready", "http://m/ready", "/a b", "/a\r\nb", "/a#b", "/\xe4", "/" + "x" * 1024),
+        "a path such as /v2/health/ready",
+    ),
+    "--startup-timeout": Texts(0.0, {"0": 0.0, "10m": 600.0}, (*NOT_DURATIONS, "25h"), "from 0s to 86400s"),
     "--drain-delay": Texts(5.0, {"0": 0.0, "1h": 3600.0}, (*NOT_DURATIONS, "2h"), "from 0s to 3600s"),
     "--drain-timeout": Texts(20.0, {"0s": 0.0, "10m": 600.0}, (*NOT_DURATIONS, "25h"), "from 0s to 86400s"),
     "--live-settings": Texts(
@@ -362,6 +377,18 @@ CONTRADICTIONS = {
         {"--merge-metrics": ["http://localhost:8002/metrics", "http://127.0.0.1:8002/metrics"]},
         "--merge-metrics names http://127.0.0.1:8002/metrics twice",
     ),
+    "a path that nobody asks for": (
+        {"--ready-path": ["/ready"], "--ready-when": ["listening"]},
+        "--ready-path /ready is not asked with --ready-when listening",
+    ),
+    "a path of a port without paths": (
+        {"--route": ["8080=h2c://127.0.0.1:9000"], "--ready-path": ["/ready"]},
+        "--ready-path /ready needs an upstream that speaks HTTP/1.1",
+    ),
+    "a start that outlasts every exchange": (
+        {"--startup-timeout": ["2m"], "--timeout": ["30s"]},
+        "--startup-timeout 120s is above --timeout 30s",
+    ),
     "a model with two limits": ({"--model-limit": ["m=1", "m=2"]}, "--model-limit names 'm' twice"),
     "a body above the queue's bytes": (
         {"--queued-body": ["128KiB"], "--queue-bytes": ["64KiB"]},
@@ -393,6 +420,9 @@ def test_contradictions_are_reported_beside_bad_values() -> None:
         {"--limit": ["none"], "--model-limit": ["m=1000"]},
         {"--limit": ["4"], "--model-limit": ["m=4"]},
         {"--queued-body": ["64KiB"], "--queue-bytes": ["64KiB"]},
+        {"--startup-timeout": ["2m"]},
+        {"--startup-timeout": ["30s"], "--timeout": ["30s"]},
+        {"--route": ["8080=auto://127.0.0.1:9000"], "--ready-path": ["/ready"]},
     ],
 )
 def test_settings_that_only_look_like_a_contradiction(flags: dict[str, list[str]]) -> None:

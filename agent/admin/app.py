@@ -94,7 +94,8 @@ class Admin:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         stage = self._server.drain.stage
-        return web.Response(text=f"{stage}\n", status=200 if stage is Stage.SERVING else 503)
+        words = [f"{stage}", *(f"waits for {one}" for one in _missing(self._server))]
+        return web.Response(text="\n".join([*words, ""]), status=200 if stage is Stage.SERVING else 503)
 
     async def _wait_for_drain(self, _: web.Request) -> web.Response:
         # A preStop hook can only GET, so asking is what starts the drain, as with Knative's queue-proxy.
@@ -117,6 +118,7 @@ def state(server: "Server") -> dict[str, object]:
     return {
         "version": __version__,
         "state": server.drain.stage.value,
+        "waits_for": _missing(server),
         "inflight": admission.inflight,
         "queued": admission.queued,
         "queued_bytes": admission.queued_bytes,
@@ -131,6 +133,11 @@ def state(server: "Server") -> dict[str, object]:
             "upstream_idle": sum(pool.counts()[1] for pool in server.pools),
         },
     }
+
+
+def _missing(server: "Server") -> list[str]:
+    """What readiness waits for at the start."""
+    return server.startup.missing if server.drain.stage is Stage.STARTING else []
 
 
 def _models(server: "Server") -> dict[str, dict[str, int | None]]:

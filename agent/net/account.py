@@ -7,7 +7,7 @@ from time import monotonic
 from agent.errors import REPLIES, Outcome
 from agent.net.gate import Gate
 from agent.net.messages import Messages
-from agent.net.phase import ENDED, NAMING, QUEUED, RELAYING, Phase
+from agent.net.phase import CONNECTING, ENDED, NAMING, QUEUED, RELAYING, Phase
 from agent.net.sides import Client
 from agent.net.upload import Upload
 from agent.policy import admission
@@ -24,7 +24,8 @@ class Account:
     """The part of an exchange that is booked; also the record that observers read (observe.hooks.Record).
 
     Stamps are monotonic seconds, 0.0 for what never happened; sizes are bytes. `began` is when the head came, `arrived`
-    when the request could be decided on, which for a gRPC call takes the first bytes of its message.
+    when the request could be decided on, which for a gRPC call takes the first bytes of its message, `dispatched` when
+    it had its slot and a predictor that could be reached, `sent` when the predictor had been sent all of it.
     """
 
     __slots__ = (
@@ -38,6 +39,7 @@ class Account:
         "_response",
         "_ticket",
         "_upload",
+        "_was_refused",
         "arrived",
         "began",
         "bytes_out",
@@ -49,6 +51,7 @@ class Account:
         "protocol",
         "responded",
         "route",
+        "sent",
         "status",
         "usage",
     )
@@ -62,7 +65,7 @@ class Account:
         self._ticket: Ticket | None = None
         self._response: ResponseHead | None = None
         self._messages: Messages | None = None
-        self._is_stream = self._is_proxied = False
+        self._is_stream = self._is_proxied = self._was_refused = False
         self.protocol = down.protocol
         self.peer = down.peer
         self.route: Route
@@ -70,7 +73,7 @@ class Account:
         self.outcome = SERVED
         self.status = self.bytes_out = 0
         self.grpc_status = NO_STATUS
-        self.began = self.arrived = self.dispatched = self.responded = self.ended = 0.0
+        self.began = self.arrived = self.dispatched = self.sent = self.responded = self.ended = 0.0
 
     @property
     def bytes_in(self) -> int:
@@ -104,6 +107,11 @@ class Account:
         return self._phase is NAMING
 
     @property
+    def is_served(self) -> bool:
+        """Whether it keeps a slot and a predictor busy; a tunnel is a matter of its two ends."""
+        return self._phase is RELAYING and self._ticket is not None
+
+    @property
     def lacks_body(self) -> bool:
         """Whether it is the client's turn: the predictor waits for more of the body.
 
@@ -111,45 +119,10 @@ class Account:
         """
         return self._phase is RELAYING and not self._upload.complete and self._messages is None
 
-    def _enter(self, now: float) -> Outcome | None:
-        """Offer the request to admission. Returns the refusal; else the ticket runs or waits."""
-        gate, route = self._gate, self.route
-        usage = self.usage = gate.usages[self.protocol].of(route.model)
-        if route.messages:
-            self._messages = Messages(usage)
-            self._messages.ask(self._upload.first_bytes())
-        ticket = self._ticket = gate.admission.ticket(self, route.model, usage)
-        patience = self._head.patience
-        priority = tenant = 0
-        if gate.stated.is_needed:
-            said, priority, tenant, proxied, form = gate.stated.read(self._head.fields)
-            if said is not None and (patience is None or said < patience):
-                patience = said
-            if proxied and gate.proxied is not None:
-                self._is_proxied = True
-                gate.proxied.enter(now)
-            if gate.orca is not None and self._down is not None:
-                self._down = gate.orca.client(self._down, form, grpc=self._head.grpc)
-        cost = 1.0
-        if route.hints and gate.hints is not None:
-            hints = gate.hints.read(self._upload.first_bytes(), grpc=self._head.grpc)
-            if hints.patience is not None and (patience is None or hints.patience < patience):
-                patience = hints.patience
-            priority = priority or hints.priority
-            if hints.rows:
-                cost = gate.admission.cost_of(ticket, hints.rows)
-        if patience is not None:
-            patience += self.began - now
-        refusal = gate.admission.offer(
-            ticket, now, patience, streams=route.streams, priority=priority, tenant=tenant, cost=cost
-        )
-        if priority:
-            gate.displace()
-        if refusal is None and ticket.state is not RUNNING:
-            if self._upload.size:
-                gate.admission.charge(ticket, self._upload.size)
-            gate.wake_at(ticket.deadline)
-        return refusal
+    @property
+    def owes_body(self) -> bool:
+        """Whether the client must go on with its upload at once: it is no stream that may rest."""
+        return self.lacks_body and not self.route.lasts
 
     def _retry_after(self, outcome: Outcome) -> float | None:
         """Seconds after which a refused caller may find room, spread so that they do not all come back together."""
@@ -165,24 +138,11 @@ class Account:
         if self._head.grpc:
             self.grpc_status = self._gate.replies.grpc_status(outcome)
 
-    def _show_page(self, now: float) -> None:
-        """Answer for the agent itself, whatever the load. Nothing is accounted for."""
-        gate, head, down = self._gate, self._head, self._down
-        assert down is not None
-        accept = next((value for name, value in head.fields if name.lower() == b"accept"), b"")
-        page = gate.load.answer(head.method, head.target, accept, now)
-        self._phase = ENDED
-        self._down = None
-        self._upload.drop()
-        gate.active -= 1
-        down.send_page(page, bodyless=head.method == b"HEAD")
-        if gate.closing and not gate.active:
-            gate.idle.set()
-
     def _finish(self, outcome: Outcome) -> None:
         """Account for the exchange, once, and let the next one run."""
         assert self._phase is not ENDED, "an exchange ends once"
         gate, ticket = self._gate, self._ticket
+        reached = self._phase is not CONNECTING
         self._phase = ENDED
         # They point back here; apart, all are freed at once and the garbage collector has nothing to find.
         self._ticket = self._down = None
@@ -196,7 +156,8 @@ class Account:
         started: Sequence[Ticket] = ()
         if ticket is not None:
             if ticket.state is RUNNING:
-                started = gate.admission.finish(ticket, now, served=outcome is SERVED and not self._is_stream)
+                is_sample = outcome is SERVED and not self._is_stream
+                started = gate.admission.finish(ticket, now, served=is_sample, reached=reached)
             elif ticket.state is admission.QUEUED:
                 gate.admission.cancel(ticket, now)
             if outcome is SERVED:

@@ -51,9 +51,12 @@ class Shared:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """A transport with gathered writes. Subclasses implement `received`, `ended`, `lost`, `writable` and `fail`."""
+    """A transport with gathered writes. Subclasses implement `received`, `ended`, `lost`, `writable` and `fail`.
 
-    __slots__ = ("_out", "_paused", "_shared", "_transport", "_view", "congested")
+    `written` counts the bytes that the transport was given.
+    """
+
+    __slots__ = ("_out", "_paused", "_shared", "_transport", "_view", "congested", "written")
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -62,6 +65,7 @@ class Connection(asyncio.BufferedProtocol):
         self._paused = 0
         self._transport: asyncio.Transport | None = None
         self.congested = False
+        self.written = 0
 
     # What a subclass does about it
 
@@ -102,10 +106,15 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is not None:
             if len(out) == 1:
-                transport.write(out[0])
+                data = out[0]
+                self.written += len(data)
+                transport.write(data)
             elif max(map(len, out)) < _GATHER_ABOVE:
-                transport.write(b"".join(out))
+                data = b"".join(out)
+                self.written += len(data)
+                transport.write(data)
             else:
+                self.written += sum(map(len, out))
                 transport.writelines(out)
 
     def expect_bulk(self, *, bulk: bool) -> None:

@@ -12,8 +12,13 @@ from agent.net.sides import Pool
 
 
 class Stage(StrEnum):
-    """Where the process is in its life; readiness holds in `SERVING` alone."""
+    """Where the process is in its life; readiness holds in `SERVING` alone.
 
+    `STARTING` is over once the predictor has been there for the first time, and never comes back: a predictor that
+    restarts is waited for.
+    """
+
+    STARTING = "starting"
     SERVING = "serving"
     DRAINING = "draining"
     DRAINED = "drained"
@@ -47,8 +52,9 @@ class Drain:
         *,
         delay: float,
         timeout: float,
+        stage: Stage = Stage.SERVING,
     ) -> None:
-        self.stage = Stage.SERVING
+        self.stage = stage
         self.watchers: set[Callable[[], None]] = set()
         self._gate = gate
         self._pools = pools
@@ -59,14 +65,17 @@ class Drain:
         self._done = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    def serve(self) -> None:
+        """The predictor is there: the start is over, unless the end has begun."""
+        if self.stage is Stage.STARTING:
+            self._enter(Stage.SERVING)
+
     def begin(self, *, hurry: bool = False) -> None:
         """Start, unless it has started. `hurry` leaves out the delay: nobody routes to us."""
         if hurry:
             self._hurry.set()
         if self._task is None:
-            self.stage = Stage.DRAINING
-            for watcher in list(self.watchers):
-                watcher()
+            self._enter(Stage.DRAINING)
             # From here on replies end their connections, so that clients move to another pod while this one still
             # answers.
             self._gate.closing = True
@@ -78,6 +87,11 @@ class Drain:
     async def wait(self) -> None:
         """Until everything has ended."""
         await self._done.wait()
+
+    def _enter(self, stage: Stage) -> None:
+        self.stage = stage
+        for watcher in list(self.watchers):
+            watcher()
 
     async def _run(self) -> None:
         await _wait_at_most(self._hurry, self._delay)

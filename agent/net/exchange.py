@@ -13,25 +13,22 @@ from collections.abc import Callable
 from time import monotonic
 
 from agent.errors import Fault, Outcome
-from agent.net.account import RUNNING, SERVED, Account
+from agent.net.account import SERVED
 from agent.net.connection import PAUSE_PEER, PAUSE_QUEUED
+from agent.net.entry import Entry
 from agent.net.gate import Gate
 from agent.net.phase import CONNECTING, ENDED, LEAVING, NAMING, QUEUED, RELAYING, TUNNEL
 from agent.net.sides import Client, Pool, Upstream
 from agent.net.upload import Upload
-from agent.policy.classify import Kind, Route
 from agent.policy.usage import Usage
 from agent.wire.fields import Trailers
-from agent.wire.grpc import model_name
 from agent.wire.head import NO_STATUS, RequestHead, ResponseHead
 
 # How often a request that the predictor has handed back unprocessed is sent again.
 _MAX_RETURNS = 3
 
-INFERENCE, PAGE = Kind.INFERENCE, Kind.PAGE
 
-
-class Exchange(Account):
+class Exchange(Entry):
     """A request and its answer."""
 
     __slots__ = ("_pool", "_returns", "_up")
@@ -52,53 +49,6 @@ class Exchange(Account):
 
     # From admission
 
-    def begin(self) -> None:
-        """Classify, and offer unless the model's name is still to come."""
-        gate, head = self._gate, self._head
-        gate.active += 1
-        now = self.began = self.arrived = monotonic()
-        if head.grpc:
-            route = gate.classifier.classify_call(head.target, head.model_id)
-        else:
-            route = gate.classifier.classify(head.method, head.target)
-        self.route = route
-        if route.kind is INFERENCE:
-            # A client that waits for 100 has sent nothing yet that could be looked at.
-            heeds = route.inside or (route.hints and gate.hints is not None and not head.expects_continue)
-            if heeds and not self._upload.complete:
-                self._phase = NAMING
-                self.usage = gate.usages[self.protocol].other
-            else:
-                self._offer(now)
-        elif route.kind is PAGE:
-            self._show_page(now)
-        elif head.upgrade:
-            # A tunnel keeps the predictor as busy as an inference of unknown length, so it takes a slot like one.
-            self.route = Route(INFERENCE)
-            self._offer(now)
-        else:
-            self.dispatch(now)
-
-    def name(self, *, whole: bool) -> None:
-        """Look at what has come of the first message; `whole` gives up waiting for more of it."""
-        if self._phase is not NAMING:
-            return
-        if self.route.inside:
-            model = model_name(self._upload.first_bytes(), whole=whole)
-            if model is None:
-                return
-            self.route = self._gate.classifier.name(self.route, model)
-        self._phase = QUEUED
-        now = self.arrived = monotonic()
-        self._offer(now)
-
-    def _offer(self, now: float) -> None:
-        refusal = self._enter(now)
-        if refusal is not None:
-            self.refuse(refusal)
-        elif self._ticket is not None and self._ticket.state is RUNNING:
-            self.dispatch(now)
-
     def dispatch(self, now: float) -> None:
         """The slot is ours: send the request as soon as there is a connection."""
         self.dispatched = now
@@ -106,8 +56,7 @@ class Exchange(Account):
         if up is not None:
             self.attach(up, now)
         else:
-            self._phase = CONNECTING
-            self._pool.wait(self)
+            self._connect()
 
     def refuse(self, outcome: Outcome, detail: str = "") -> None:
         """Answer without the predictor, or end visibly what cannot be answered any more."""
@@ -160,6 +109,8 @@ class Exchange(Account):
         upload.size += len(data)
         if end:
             upload.complete = True
+            if self._gate.times_answers and self._up is not None:
+                self.sent = monotonic()
         if self._messages is not None:
             self._messages.ask(data)
         if self._up is not None:
@@ -174,6 +125,7 @@ class Exchange(Account):
         """The end of a request body that has trailers."""
         self._upload.finish(trailers)
         if self._up is not None:
+            self.sent = monotonic()
             self._up.finish(trailers)
         elif self._phase is NAMING:
             self.name(whole=True)
@@ -220,10 +172,15 @@ class Exchange(Account):
         """Send the request on this connection."""
         self._phase = RELAYING
         self._up = up
+        if self._was_refused and self._ticket is not None:
+            self.dispatched = now
+            self._gate.admission.reached(self._ticket, now)
         head, down, upload = self._head, self._down, self._upload
         up.begin(self, head, not upload.size and upload.is_empty, now - self.began)
         if upload.size or upload.complete:
             upload.send_held(up)
+        if upload.complete:
+            self.sent = now
         if down is not None and not upload.complete:
             if head.expects_continue and not upload.size:
                 down.send_continue()
@@ -237,11 +194,25 @@ class Exchange(Account):
 
         Only inference waits for the next one: a probe is there to learn that the predictor is down.
         """
-        patience = self._head.patience
-        if patience is not None and now - self.began >= patience:
-            self.refuse(Outcome.EXPIRED)
-        elif self._ticket is None or now - self.arrived >= self._gate.admission.patience:
-            self.refuse(Outcome.UPSTREAM_UNAVAILABLE)
+        self._was_refused = True
+        if self._ticket is None:
+            self.refuse(Outcome.EXPIRED if self._has_expired(now) else Outcome.UPSTREAM_UNAVAILABLE)
+        else:
+            self.check_patience(now)
+
+    def check_patience(self, now: float) -> None:
+        """Give up what waits for a connection and may not any longer."""
+        if self._ticket is not None and now >= self._ticket.deadline:
+            is_there = self._pool.counts() != (0, 0)  # and has no room for another stream
+            self.refuse(Outcome.EXPIRED if is_there or self._has_expired(now) else Outcome.UPSTREAM_UNAVAILABLE)
+
+    def has_no_answer(self, now: float, patience: float) -> bool:
+        """Whether the predictor has had the whole request for over `patience` seconds, and no answer has begun."""
+        if self._response is not None or not self.sent:
+            return False
+        if self._up is not None and self._up.congested:
+            self.sent = now  # it does not even take the request
+        return now - self.sent > patience
 
     def on_interim(self, head: ResponseHead) -> None:
         """A 1xx answer."""
@@ -341,13 +312,10 @@ class Exchange(Account):
 
     # Inside
 
-    def _hold(self, data: bytes) -> None:
-        """Keep a piece of the body of a request that waits, up to the bound; the rest stays in the client's socket."""
-        self._upload.hold(data)
-        if self._phase is QUEUED and self._ticket is not None:
-            self._gate.admission.charge(self._ticket, len(data))
-        if self._upload.size >= self._gate.queued_body and self._down is not None and not self._upload.complete:
-            self._down.pause(PAUSE_QUEUED)
+    def _has_expired(self, now: float) -> bool:
+        """Whether the time is over that the caller itself has set."""
+        patience = self._head.patience
+        return patience is not None and now - self.began >= patience
 
     def _may_repeat_stale(self) -> bool:
         up, upload = self._up, self._upload
@@ -364,7 +332,11 @@ class Exchange(Account):
     def _connect_again(self) -> None:
         self._returns += 1
         self._drop_upstream()
+        self._connect()
+
+    def _connect(self) -> None:
         self._phase = CONNECTING
+        self._was_refused = self._pool.is_refusing
         self._pool.wait(self)
 
     def _linger(self, usage: Usage) -> bool:

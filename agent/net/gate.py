@@ -29,7 +29,8 @@ class Gate:
     `connections` holds the clients' connections, `active` counts the exchanges that have begun and not ended, bypassing
     ones included. `closing` tells connections to end after the reply in hand. `queued_body` bounds, in bytes, what is
     read of the body of a request that is not yet dispatched. `proxied` counts what came through Knative's activator,
-    where Knative is to be told, and `orca` puts the load beside answers, where that is wanted.
+    where Knative is to be told, and `orca` puts the load beside answers, where that is wanted. `times_answers` asks for
+    `Account.sent` to be known of every request.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class Gate:
         "retry_stale",
         "shared",
         "stated",
+        "times_answers",
         "usages",
     )
 
@@ -75,6 +77,7 @@ class Gate:
         queued_body: int,
         retry_stale: bool,
         max_connections: int,
+        times_answers: bool,
     ) -> None:
         self.shared = shared
         self.admission = admission
@@ -90,6 +93,7 @@ class Gate:
         self.queued_body = queued_body
         self.retry_stale = retry_stale
         self.max_connections = max_connections
+        self.times_answers = times_answers
         self.connections: set[ClientConnection] = set()
         self.active = 0
         self.closing = False

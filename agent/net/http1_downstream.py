@@ -10,7 +10,7 @@ from agent.net import replies
 from agent.net.connection import PAUSE_ALL, PAUSE_PIPELINE, ClientConnection
 from agent.net.exchange import Exchange
 from agent.net.gate import Gate
-from agent.net.progress import Progress
+from agent.net.progress import Pace, Progress
 from agent.net.sides import Pool
 from agent.scale.page import Page
 from agent.wire.fields import Trailers
@@ -57,6 +57,7 @@ class Http1Downstream(ClientConnection):
         "_gate",
         "_head",
         "_machine",
+        "_pace",
         "_pool",
         "_progress",
         "head_since",
@@ -76,6 +77,7 @@ class Http1Downstream(ClientConnection):
         self._close_after = False
         self._chunk_out = False
         self._progress = Progress()
+        self._pace = Pace()
         self.phase = IDLE
         self.since = 0.0
         self.head_since = 0.0
@@ -173,6 +175,22 @@ class Http1Downstream(ClientConnection):
         waits = unsent > 0 or (exchange is not None and exchange.lacks_body and not self._paused)
         moved = (unsent, exchange.bytes_in if exchange is not None else 0)
         return self._progress.has_stalled(moved, now, patience, waits=waits)
+
+    def is_behind(self, elapsed: float, rate: int, grace: float) -> bool:
+        """Whether the client keeps a slot busy by its slowness; see `Pace.is_behind`."""
+        exchange = self._exchange
+        if exchange is None or not exchange.is_served:
+            return False
+        unsent = self.unsent
+        waits = unsent > 0 or (exchange.owes_body and not self._paused)
+        moved = exchange.bytes_in + self.written - unsent
+        return self._pace.is_behind(exchange.began, moved, elapsed, rate, grace, waits=waits)
+
+    def turn_away(self) -> None:
+        """The client is too slow."""
+        self._close_after = True
+        if self._exchange is not None:
+            self._exchange.refuse(Outcome.CLIENT_SLOW)
 
     def close_if_idle(self) -> None:
         """End the connection unless a request is under way or on its way."""

@@ -9,7 +9,7 @@ from agent.net import replies
 from agent.net.connection import LARGE_READ, ClientConnection
 from agent.net.exchange import Exchange
 from agent.net.gate import Gate
-from agent.net.progress import Progress
+from agent.net.progress import Pace, Progress
 from agent.net.sides import Pool
 from agent.scale.page import Page
 from agent.wire.fields import Http2Request, Http2Response, Trailers
@@ -32,7 +32,7 @@ class Inbound(ServerStream):
     `exchange` is None where there is none, or none any more that could be told anything.
     """
 
-    __slots__ = ("_connection", "_grpc", "_progress", "exchange", "protocol")
+    __slots__ = ("_connection", "_grpc", "_pace", "_progress", "exchange", "protocol")
 
     def __init__(self, connection: "Http2Downstream") -> None:
         super().__init__()
@@ -41,6 +41,7 @@ class Inbound(ServerStream):
         self.exchange: Exchange | None = None
         self.protocol = "http"
         self._progress: Progress | None = None  # most streams end before anybody looks
+        self._pace: Pace | None = None
 
     @property
     def peer(self) -> str:
@@ -106,6 +107,26 @@ class Inbound(ServerStream):
             self._progress = Progress()
         moved = (unsent, exchange.bytes_in if exchange is not None else 0)
         return self._progress.has_stalled(moved, now, patience, waits=waits)
+
+    def is_behind(self, elapsed: float, rate: int, grace: float) -> bool:
+        """Whether the client keeps a slot busy by its slowness on this stream; see `Pace.is_behind`."""
+        exchange = self.exchange
+        if exchange is None or not exchange.is_served:
+            return False
+        unsent = self.unsent
+        waits = unsent > 0 or (exchange.owes_body and not self.withhold)
+        if self._pace is None:
+            self._pace = Pace()
+        moved = exchange.bytes_in + exchange.bytes_out - unsent
+        return self._pace.is_behind(exchange.began, moved, elapsed, rate, grace, waits=waits)
+
+    def turn_away(self) -> None:
+        """The client is too slow. What it does not take must not stay."""
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.refuse(Outcome.CLIENT_SLOW)
+        if self.blocked:
+            self.reset(Code.CANCEL)
 
     def give_up(self) -> None:
         """The client neither sends nor takes what it should on this stream."""
@@ -177,7 +198,7 @@ class Inbound(ServerStream):
 class Http2Downstream(ClientConnection):
     """One client connection. `since` is when it last had a stream, in seconds of the monotonic clock."""
 
-    __slots__ = ("_machine", "_progress", "gate", "is_lingering", "peer", "pool", "since")
+    __slots__ = ("_heads", "_machine", "_pace", "_progress", "gate", "is_lingering", "peer", "pool", "since")
 
     def __init__(self, gate: Gate, pool: Pool, limits: Limits, bounds: Bounds) -> None:
         super().__init__(gate.shared)
@@ -187,6 +208,8 @@ class Http2Downstream(ClientConnection):
         self.peer = ""
         self.is_lingering = False
         self._progress = Progress()
+        self._heads = Progress()
+        self._pace = Pace()
         self._view = gate.shared.large
         self._machine = ServerHttp2(self, limits, bounds)
 
@@ -243,6 +266,22 @@ class Http2Downstream(ClientConnection):
         """Whether for more than `patience` seconds the client has taken none of what is there for it."""
         unsent = self.unsent
         return self._progress.has_stalled(unsent, now, patience, waits=unsent > 0)
+
+    def has_overdue_head(self, now: float, patience: float) -> bool:
+        """Whether the same header section has been on its way for more than `patience` seconds."""
+        section = self._machine.open_section
+        return self._heads.has_stalled(section, now, patience, waits=bool(section))
+
+    def is_behind(self, elapsed: float, rate: int, grace: float) -> bool:
+        """Whether the client keeps slots busy by not taking what is there for it; see `Pace.is_behind`."""
+        unsent = self.unsent
+        waits = unsent > 0 and any(stream.exchange is not None and stream.exchange.is_served for stream in self.streams)
+        return self._pace.is_behind(None, self.written - unsent, elapsed, rate, grace, waits=waits)
+
+    def turn_away(self) -> None:
+        """The client is too slow: it has lost whatever it has here."""
+        self.refuse_all(Outcome.CLIENT_SLOW)
+        self.give_up()
 
     def refill(self, seconds: float) -> None:
         """So much time has passed."""

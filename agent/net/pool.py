@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,29 @@ MAX_BACKOFF_S = 0.25
 
 
 class Dialler:
-    """Makes connections to one predictor for the exchanges in `waiting`, which are served in that order."""
+    """Makes connections to one predictor for the exchanges in `waiting`, which are served in that order.
 
-    __slots__ = ("_address", "_backoff", "_dialling", "_loop", "_redial", "_shared", "_tasks", "waiting")
+    `told` is called once, at the first dial that succeeds.
+    """
+
+    __slots__ = (
+        "_backoff",
+        "_dialling",
+        "_loop",
+        "_redial",
+        "_shared",
+        "_tasks",
+        "address",
+        "told",
+        "waiting",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, shared: Shared, address: Address) -> None:
         self.waiting: OrderedDict[Exchange, None] = OrderedDict()
         self._loop = loop
         self._shared = shared
-        self._address = address
+        self.address = address
+        self.told: Callable[[Address], None] | None = None
         # A dial is over when its connection is made. Its task ends a few turns later, too late to be counted: whoever
         # came in between would wait for a dial that serves nobody.
         self._dialling: set[Connection] = set()
@@ -78,6 +93,9 @@ class Dialler:
         """A dial has succeeded."""
         self._backoff = FIRST_BACKOFF_S
         self._dialling.discard(connection)
+        if self.told is not None:
+            told, self.told = self.told, None
+            told(self.address)
 
     def _dial_more(self) -> None:
         for _ in range(self._wanted() - len(self._dialling)):
@@ -101,14 +119,18 @@ class Dialler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def open(self, protocol: asyncio.BaseProtocol) -> None:
+        """Connect a protocol to the predictor. Raises OSError."""
+        address = self.address
+        if address.path:
+            await self._loop.create_unix_connection(lambda: protocol, address.path)
+        else:
+            await self._loop.create_connection(lambda: protocol, address.host, address.port)
+
     async def _connect(self, connection: Connection) -> None:
-        address = self._address
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                if address.path:
-                    await self._loop.create_unix_connection(lambda: connection, address.path)
-                else:
-                    await self._loop.create_connection(lambda: connection, address.host, address.port)
+                await self.open(connection)
         except OSError:  # refused, no such socket, no route, no descriptor left, or TimeoutError: all may pass
             self._dialling.discard(connection)
             self._failed()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from agent import __version__, logs
 from agent.net.arrival import Arrival
 from agent.net.connection import ClientConnection, Shared
-from agent.net.drain import Drain
+from agent.net.drain import Drain, Stage
 from agent.net.gate import Gate
 from agent.net.http1_upstream import Http1Pool
 from agent.net.http2_downstream import BULK_WINDOW
@@ -25,6 +25,7 @@ from agent.net.orca import Orca
 from agent.net.pulse import Pulse
 from agent.net.replies import Replies
 from agent.net.sides import Pool
+from agent.net.startup import Startup
 from agent.net.sweep import Sweeper
 from agent.observe.accesslog import AccessLog, Mode
 from agent.observe.counters import Counters
@@ -35,7 +36,7 @@ from agent.policy.usage import UsageTable
 from agent.scale import page
 from agent.scale.stat import Proxied
 from agent.settings import Settings
-from agent.values import Address, Listen
+from agent.values import Address, Listen, Route
 from agent.wire.hints import HintReader
 from agent.wire.message import Limits
 from agent.wire.stream import Bounds
@@ -86,19 +87,18 @@ class Server:
             queued_body=settings.queued_body,
             retry_stale=settings.retry_stale,
             max_connections=min(settings.max_connections, _room_for_connections()),
+            times_answers=settings.response_timeout > 0,
         )
         self._limits = Limits(head=settings.max_head)
         # What a client may send ahead of its dispatch is what may be read of a queued body.
         self._bounds = Bounds(stream_window=settings.queued_body)
-        self._ways = [(self._http1(route.http1), self._http2(route.http2)) for route in settings.routes]
-        self.pools: list[Pool] = [pool for way in self._ways for pool in way if pool is not None]
-        self.drain = Drain(
-            self.gate,
-            self.pools,
-            self._close_listeners,
-            delay=settings.drain_delay,
-            timeout=settings.drain_timeout,
-        )
+        self._ways = [self._way(route) for route in settings.routes]
+        pools = [pool for way in self._ways for pool in way if pool is not None]
+        self.pools: list[Pool] = [*pools]
+        self.startup = Startup(pools, _asked(settings), settings.ready_path, self._on_started)
+        self.drain = self._drain_of(settings)
+        if settings.startup_timeout:
+            self.admission.hold_until = now + settings.startup_timeout
         self.pulse = Pulse(self.admission, self.usages, self.counters)
         self.sweeper: Sweeper | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -125,6 +125,8 @@ class Server:
             self._listeners.append(await self._loop.create_server(factory, sock=sock, backlog=_BACKLOG))
         self.sweeper = Sweeper(self._loop, self.settings, self.gate, self.pools)
         self._tick()
+        if self.drain.stage is Stage.STARTING or self.admission.hold_until:
+            self.startup.begin()
         # aiohttp takes 0.15 s to import; in a thread, the data port answers meanwhile.
         self._admin = (await asyncio.to_thread(_load_admin))(self)
         await self._admin.start(admin)
@@ -148,6 +150,7 @@ class Server:
 
     async def stop(self) -> None:
         """Take everything down at once."""
+        self.startup.stop()
         if self._ticker is not None:
             self._ticker.cancel()
         if self.sweeper is not None:
@@ -166,6 +169,24 @@ class Server:
     def connections(self) -> set[ClientConnection]:
         """The clients'."""
         return self.gate.connections
+
+    def _on_started(self) -> None:
+        """The predictor is there, for the first time."""
+        self.admission.hold_until = 0.0
+        self.drain.serve()
+
+    def _drain_of(self, settings: Settings) -> Drain:
+        return Drain(
+            self.gate,
+            self.pools,
+            self._close_listeners,
+            delay=settings.drain_delay,
+            timeout=settings.drain_timeout,
+            stage=Stage.STARTING if settings.ready_when == "reachable" else Stage.SERVING,
+        )
+
+    def _way(self, route: Route) -> tuple[Http1Pool | None, Http2Pool | None]:
+        return self._http1(route.http1), self._http2(route.http2)
 
     def _http1(self, address: Address | None) -> Http1Pool | None:
         return None if address is None else Http1Pool(self._loop, self._shared, address, self._limits)
@@ -192,6 +213,11 @@ def _observers_of(settings: Settings, counters: Counters, now: float) -> list[Ob
     if settings.access_log is Mode.OFF:
         return [counters]
     return [counters, AccessLog(settings.access_log, partial(print, end="", flush=True), time.time() - now)]
+
+
+def _asked(settings: Settings) -> list[Address]:
+    """Where `--ready-path` is asked for."""
+    return [route.http1 for route in settings.routes if route.http1 is not None]
 
 
 def _classifier_of(settings: Settings) -> Classifier:

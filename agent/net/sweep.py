@@ -40,7 +40,10 @@ class Sweeper:
         self._settings = settings
         self._gate = gate
         self._pools = pools
-        shortest = min(t for t in (settings.head_timeout, settings.idle_timeout, settings.timeout, LINGER_S) if t)
+        bounds = [settings.head_timeout, settings.idle_timeout, settings.timeout, settings.response_timeout, LINGER_S]
+        if settings.min_rate:
+            bounds.append(settings.slow_grace)
+        shortest = min(bound for bound in bounds if bound)
         self._tick = max(_MIN_TICK_S, min(_MAX_TICK_S, shortest * _RESOLUTION))
         self._swept = monotonic()
         self._handle = loop.call_later(self._tick, self._run)
@@ -57,25 +60,31 @@ class Sweeper:
     def sweep(self, now: float) -> None:
         """Look once."""
         elapsed, self._swept = now - self._swept, now
+        # Should the loop have stood still, it was the clients that waited.
+        counted = max(0.0, min(elapsed, 2 * self._tick))
         for connection in list(self._gate.connections):
             if isinstance(connection, Http1Downstream):
-                self._look_at_http1(connection, now)
+                self._look_at_http1(connection, now, counted)
             elif isinstance(connection, Http2Downstream):
                 connection.refill(elapsed)
-                self._look_at_http2(connection, now)
+                self._look_at_http2(connection, now, counted)
             elif isinstance(connection, Arrival):
                 self._look_at_arrival(connection, now)
         for pool in self._pools:
             pool.drop_idle(now)
-            if self._settings.timeout:
+            for exchange in list(pool.waiting):
+                exchange.check_patience(now)
+            if self._settings.timeout or self._settings.response_timeout:
                 self._end_overdue(pool, now)
 
-    def _look_at_http1(self, connection: Http1Downstream, now: float) -> None:
+    def _look_at_http1(self, connection: Http1Downstream, now: float, counted: float) -> None:
         settings = self._settings
         waited = now - connection.since
         exchange = connection.exchange
         if exchange is not None and exchange.is_unnamed and now - exchange.began > _NAMING_S:
             exchange.name(whole=True)
+        elif self._is_behind(connection, counted):
+            connection.turn_away()
         elif connection.has_stalled(now, settings.idle_timeout):
             connection.give_up()
         elif connection.unsent:
@@ -100,13 +109,17 @@ class Sweeper:
         elif now - connection.since > settings.idle_timeout:
             connection.close()
 
-    def _look_at_http2(self, connection: Http2Downstream, now: float) -> None:
+    def _look_at_http2(self, connection: Http2Downstream, now: float, counted: float) -> None:
         settings = self._settings
         waited = now - connection.since
         if connection.is_lingering:
             if waited > LINGER_S:
                 connection.close()
-        elif connection.has_stalled(now, settings.idle_timeout):
+        elif self._is_behind(connection, counted):
+            connection.turn_away()
+        elif connection.has_stalled(now, settings.idle_timeout) or connection.has_overdue_head(
+            now, settings.head_timeout
+        ):
             connection.give_up()
         elif not connection.has_settings:
             if waited > settings.head_timeout:
@@ -116,16 +129,23 @@ class Sweeper:
                 connection.close()
         else:
             for stream in connection.streams:
-                self._look_at_stream(stream, now)
+                self._look_at_stream(stream, now, counted)
 
-    def _look_at_stream(self, stream: Inbound, now: float) -> None:
+    def _look_at_stream(self, stream: Inbound, now: float, counted: float) -> None:
         exchange = stream.exchange
         if exchange is not None and exchange.is_unnamed and now - exchange.began > _NAMING_S:
             exchange.name(whole=True)
+        elif self._is_behind(stream, counted):
+            stream.turn_away()
         elif stream.has_stalled(now, self._settings.idle_timeout):
             stream.give_up()
 
+    def _is_behind(self, client: Http1Downstream | Http2Downstream | Inbound, counted: float) -> bool:
+        rate = self._settings.min_rate
+        return rate > 0 and client.is_behind(counted, rate, self._settings.slow_grace)
+
     def _end_overdue(self, pool: Pool, now: float) -> None:
+        whole, response = self._settings.timeout, self._settings.response_timeout
         for exchange in list(pool.exchanges()):
-            if now - exchange.arrived > self._settings.timeout:
+            if (whole and now - exchange.arrived > whole) or (response and exchange.has_no_answer(now, response)):
                 exchange.refuse(Outcome.TIMEOUT)

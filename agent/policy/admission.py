@@ -90,13 +90,16 @@ class Admission(ABC, Generic[_T]):
 
     `queue_limit` and `queue_bytes` bound what waits, in requests and bytes; `patience` is how many seconds a request
     may wait. A model with a limit of its own waits in a lane of its own, so it cannot hold up the others. `peak` is the
-    highest level at an ending since `take_peak`.
+    highest level at an ending since `take_peak`. Until `hold_until`, 0.0 for never, the predictor is still expected for
+    the first time, and a request may wait for it until then, however short its `patience` is; what it says of itself
+    holds.
     """
 
     __slots__ = (
         "_busy_seconds",
         "_busy_since",
         "_sequence",
+        "hold_until",
         "inflight",
         "limit",
         "patience",
@@ -112,6 +115,7 @@ class Admission(ABC, Generic[_T]):
         self.queue_limit = queue_limit
         self.queue_bytes = queue_bytes
         self.patience = patience
+        self.hold_until = 0.0
         self.inflight = 0
         self.queued = 0
         self.queued_bytes = 0
@@ -145,8 +149,12 @@ class Admission(ABC, Generic[_T]):
         """Admit, queue or refuse. Returns the refusal, or None; then `ticket.state` is RUNNING or QUEUED."""
 
     @abstractmethod
-    def finish(self, ticket: _T, now: float, *, served: bool = True) -> Sequence[_T]:
-        """End a running ticket. Returns the tickets that run now and must be dispatched."""
+    def finish(self, ticket: _T, now: float, *, served: bool = True, reached: bool = True) -> Sequence[_T]:
+        """End a running ticket. Returns the tickets that run now and must be dispatched.
+
+        `served` False says that the time it took tells nothing of the predictor: it failed, or was given up. `reached`
+        False that the predictor never had it, so that its end tells nothing of what leaves either.
+        """
 
     @abstractmethod
     def expire(self, now: float) -> list[_T]:
@@ -175,6 +183,9 @@ class Admission(ABC, Generic[_T]):
         assert ticket.state is QUEUED
         ticket.queued_bytes += size
         self.queued_bytes += size
+
+    def reached(self, ticket: _T, now: float) -> None:
+        """The predictor, which could not be reached until now, has the request of a running ticket."""
 
     def responded(self, ticket: _T, now: float) -> None:
         """The first byte of the answer has come."""

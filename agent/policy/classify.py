@@ -26,7 +26,8 @@ class Route(NamedTuple):
 
     `inside` says that the first gRPC message names it, `streams` that the answer comes in pieces and its first byte
     counts, `may_stream` that it does if the client asks so in the body, `messages` that each message is a request
-    of its own, and `hints` that its first bytes are a request of the Open Inference Protocol (see `wire.hints`).
+    of its own, `hints` that its first bytes are a request of the Open Inference Protocol (see `wire.hints`), and
+    `lasts` that nobody knows whether its request has an end: it may be a stream that says nothing for long.
     """
 
     kind: Kind
@@ -36,6 +37,7 @@ class Route(NamedTuple):
     may_stream: bool = False
     messages: bool = False
     hints: bool = False
+    lasts: bool = False
 
 
 _MODEL = rb"/models/([^/:]+)(?:/(?:versions|labels)/[^/:]+)?"
@@ -109,7 +111,7 @@ class Classifier:
         self._admit_unknown = admit_unknown
         self._page = page
         self._seen: dict[tuple[bytes, bytes], Route] = {}
-        self._named: dict[tuple[bool, bool, bool, str], Route] = {}
+        self._named: dict[tuple[bool, bool, bool, bool, str], Route] = {}
 
     def classify(self, method: bytes, target: bytes) -> Route:
         """`target` is a request target in origin form, query included."""
@@ -130,12 +132,18 @@ class Classifier:
         if not model:
             return route
         if route.kind is Kind.CONTROL and _GRPC_CONTROL.fullmatch(target) is None:
-            return Route(Kind.INFERENCE, model)  # ModelMesh serves the predictors' own services
+            return Route(Kind.INFERENCE, model, lasts=True)  # ModelMesh serves the predictors' own services
         return self.name(route, model) if route.kind is Kind.INFERENCE else route
 
     def name(self, route: Route, model: str) -> Route:
         """The same route, now that its message has named the model."""
-        key = (route.streams, route.messages, route.hints, model)  # all that distinguishes routes that a message names
+        key = (
+            route.streams,
+            route.messages,
+            route.hints,
+            route.lasts,
+            model,
+        )  # all that distinguishes routes that a message names
         named = self._named.get(key)
         if named is None:
             named = route._replace(model=model, inside=False)
@@ -160,7 +168,7 @@ class Classifier:
         if _GRPC_HEALTH.fullmatch(target) is not None:
             return Route(Kind.HEALTH)
         if self._admit_unknown and _GRPC_CONTROL.fullmatch(target) is None:
-            return Route(Kind.INFERENCE)
+            return Route(Kind.INFERENCE, lasts=True)
         return Route(Kind.CONTROL)
 
     def _decide(self, method: bytes, path: bytes) -> Route:

@@ -96,6 +96,8 @@ class DeadlineAdmission(LineAdmission):
         assert ticket.state is NEW, "a ticket is offered once"
         lane = ticket.lane
         slo = ticket.bound
+        if self.hold_until:
+            slo = max(slo, self.hold_until - now)
         if patience is not None and patience < slo:
             slo = patience
         ticket.patience = slo
@@ -137,6 +139,13 @@ class DeadlineAdmission(LineAdmission):
         ticket.lane.waiting.insert(ticket)
         return None
 
+    def reached(self, ticket: DeadlineTicket, now: float) -> None:
+        """The predictor, which could not be reached until now, has the request: its service time begins here.
+
+        Else the times of a start-up or a restart would be taken for service times, and what comes next be refused.
+        """
+        ticket.dispatched, ticket.level = now, self.inflight
+
     def responded(self, ticket: DeadlineTicket, now: float) -> None:
         """The first byte of the answer has come. It meets the deadline of a streaming ticket; others take no notice."""
         if ticket.streams and not ticket.has_responded and ticket.state is RUNNING:
@@ -145,11 +154,10 @@ class DeadlineAdmission(LineAdmission):
             if now > ticket.deadline:
                 ticket.usage.missed += 1
 
-    def finish(self, ticket: DeadlineTicket, now: float, *, served: bool = True) -> Sequence[DeadlineTicket]:
-        """End a running ticket. Returns those that run now and must be dispatched, and ENDED ones: too late.
-
-        `served` False says that the time it took tells nothing of the predictor: it failed, or was given up.
-        """
+    def finish(
+        self, ticket: DeadlineTicket, now: float, *, served: bool = True, reached: bool = True
+    ) -> Sequence[DeadlineTicket]:
+        """End a running ticket. Returns those that run now and must be dispatched, and ENDED ones: too late."""
         assert ticket.state is RUNNING, "a ticket ends once, and only a running one finishes"
         if self.inflight + self.queued > self.peak:  # noqa: PLR1730 - as in FifoAdmission
             self.peak = self.inflight + self.queued
@@ -170,11 +178,12 @@ class DeadlineAdmission(LineAdmission):
             if now > ticket.deadline:
                 usage.missed += 1
                 usage.late_seconds += hold
-        self.total.leave(now, hold, cost, backlogged=full and self.queued > 0 and self._contended())
-        if lane.drain is not None:
-            lane.drain.leave(now, hold, cost, backlogged=lane_full and lane.waiting.count > 0)
-        if self.search is not None or lane.search is not None:
-            self._sample(ticket, now, hold if served and not streams else None, full, lane_full)
+        if reached:
+            self.total.leave(now, hold, cost, backlogged=full and self.queued > 0 and self._contended())
+            if lane.drain is not None:
+                lane.drain.leave(now, hold, cost, backlogged=lane_full and lane.waiting.count > 0)
+            if self.search is not None or lane.search is not None:
+                self._sample(ticket, now, hold if served and not streams else None, full, lane_full)
         changed: Sequence[DeadlineTicket] = self._refill(now) if self.queued else ()
         if full or changed:
             self._mark_slots(now)

@@ -70,6 +70,12 @@ class FifoAdmission(Admission[FifoTicket]):
         """
         assert ticket.state is NEW, "a ticket is offered once"
         lane = ticket.lane
+        bound = self.patience
+        if self.hold_until:
+            bound = max(bound, self.hold_until - now)
+        if patience is not None and patience < bound:
+            bound = patience
+        ticket.deadline = now + bound
         # A newcomer never passes one that waits in its lane. Whoever waits elsewhere waits for a slot that it could not
         # use.
         if (self.limit is None or self.inflight < self.limit) and not lane.queue and lane.has_room:
@@ -78,13 +84,19 @@ class FifoAdmission(Admission[FifoTicket]):
         if self.queued >= self.queue_limit or self.queued_bytes >= self.queue_bytes:
             ticket.state = ENDED
             return Outcome.QUEUE_FULL
-        ticket.deadline = now + (self.patience if patience is None else min(patience, self.patience))
         self._enqueue(ticket, now)
         lane.queue[ticket] = None
         self._push_deadline(ticket)
         return None
 
-    def finish(self, ticket: FifoTicket, now: float, *, served: bool = True) -> Sequence[FifoTicket]:  # noqa: ARG002
+    def finish(
+        self,
+        ticket: FifoTicket,
+        now: float,
+        *,
+        served: bool = True,  # noqa: ARG002 - nothing is learned here
+        reached: bool = True,  # noqa: ARG002
+    ) -> Sequence[FifoTicket]:
         """End a running ticket. Returns the tickets that run now and must be dispatched."""
         assert ticket.state is RUNNING, "a ticket ends once, and only a running one finishes"
         # Between two endings the level only rises.

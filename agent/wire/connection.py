@@ -47,6 +47,8 @@ _unpack = HEADER.unpack_from
 # ones each payload is copied where it is kept, and no byte twice.
 _COPY_BELOW = 64 * 1024
 _WHOLE_SECTION = END_HEADERS | END_STREAM
+# Where a frame's header has its type (RFC 9113 section 4.1).
+_KIND_AT = 3
 
 
 class Sink(Protocol):
@@ -141,6 +143,15 @@ class Http2(Generic[_S]):
         """Ignore all further input."""
         self.dead = True
         self._partial = b""
+
+    @property
+    def open_section(self) -> bytes:
+        """Tells a header section that has begun and is not all here from any other; empty if there is none."""
+        partial = self._partial
+        if self._block_frames:
+            return self._block_stream.to_bytes(4, "big")
+        is_head = len(partial) > _KIND_AT and partial[_KIND_AT] == HEADERS
+        return partial[:HEADER_SIZE] if is_head else b""
 
     def refill(self, seconds: float) -> None:
         """Time has passed: the peer may do a little more."""

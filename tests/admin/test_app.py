@@ -37,6 +37,12 @@ class FakeDrain:
         await self.done.wait()
 
 
+class FakeStartup:
+    """A start that waits for two predictors."""
+
+    missing = ("127.0.0.1:9000 to accept a connection", "127.0.0.1:9001 to answer /ready with 2xx")
+
+
 class Port:
     """An admin port and a client of it."""
 
@@ -80,6 +86,18 @@ async def port() -> AsyncIterator[Port]:
 async def test_it_is_alive_and_ready(port: Port) -> None:
     assert (await port.ask("/healthz"))[:2] == (200, "ok\n")
     assert (await port.ask("/readyz"))[:2] == (200, "serving\n")
+
+
+async def test_before_it_is_ready_it_says_what_it_waits_for(port: Port) -> None:
+    port.server.startup = FakeStartup()  # type: ignore[attr-defined]
+    port.drain.stage = Stage.STARTING
+    text = "".join(f"{line}\n" for line in ("starting", *(f"waits for {one}" for one in FakeStartup.missing)))
+    assert (await port.ask("/readyz"))[:2] == (503, text)
+    assert (await port.ask("/healthz"))[0] == 200
+    shown = json.loads((await port.ask("/debug/state"))[1])
+    assert (shown["state"], shown["waits_for"]) == ("starting", [*FakeStartup.missing])
+    port.drain.stage = Stage.DRAINING
+    assert (await port.ask("/readyz"))[:2] == (503, "draining\n")
 
 
 @pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.DRAINED])
@@ -128,6 +146,7 @@ async def test_the_state_is_json_for_people_and_scripts(port: Port) -> None:
     assert shown == {
         "version": __version__,
         "state": "serving",
+        "waits_for": [],
         "inflight": 1,
         "queued": 1,
         "queued_bytes": 0,

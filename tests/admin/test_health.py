@@ -26,6 +26,7 @@ async def server() -> AsyncIterator[Server]:
                 "routes": ["127.0.0.1:0=http://127.0.0.1:9"],
                 "admin": ["127.0.0.1:0"],
                 "drain_delay": ["1h"],
+                "ready_when": ["listening"],
             },
             {},
         )

@@ -24,9 +24,9 @@ class AgentProcess:
         self.events: list[dict[str, Any]] = []
 
     @classmethod
-    async def start(cls, predictor: FakePredictor, flags: Mapping[str, str]) -> Self:
-        """Returns when it serves."""
-        settings = {"limit": "1", "access_log": "off", "drain_delay": "0", **flags}
+    async def start(cls, predictor: FakePredictor, flags: Mapping[str, str], state: str = "serving") -> Self:
+        """Returns when it is in this state."""
+        settings = {"limit": "1", "access_log": "off", "drain_delay": "0", "ready_when": "listening", **flags}
         arguments = [part for name, value in settings.items() for part in ("--" + name.replace("_", "-"), value)]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -41,7 +41,7 @@ class AgentProcess:
             first = json.loads(await process.stderr.readline())
         assert first["event"] == "listening", first
         agent = cls(process, first)
-        await agent.until(state="serving")
+        await agent.until(state=state)
         return agent
 
     @property
@@ -106,7 +106,7 @@ class AgentProcess:
 class Starter(Protocol):
     """Starts an agent process; keywords are flags."""
 
-    async def __call__(self, predictor: FakePredictor, **flags: str) -> AgentProcess: ...
+    async def __call__(self, predictor: FakePredictor, state: str = "serving", **flags: str) -> AgentProcess: ...
 
 
 @pytest.fixture
@@ -114,8 +114,8 @@ async def process() -> AsyncIterator[Starter]:
     """Starts agents as processes and ends them after the test."""
     running: list[tuple[AgentProcess, FakePredictor]] = []
 
-    async def start(predictor: FakePredictor, **flags: str) -> AgentProcess:
-        agent = await AgentProcess.start(predictor, flags)
+    async def start(predictor: FakePredictor, state: str = "serving", **flags: str) -> AgentProcess:
+        agent = await AgentProcess.start(predictor, flags, state)
         running.append((agent, predictor))
         return agent
 

@@ -11,6 +11,7 @@ from tests.faults.process import Starter
 from tests.net.http2_bed import Http2Bed, Http2Opener
 from tests.net.http2_peers import (
     GRPC_ANSWER,
+    GRPC_OK,
     HELLO,
     STREAM_INFER,
     FrameReader,
@@ -137,6 +138,29 @@ async def test_what_does_not_end_in_time_is_told(h2bed: Http2Opener, phase: str,
         await server.until(lambda: request.reset is not None)
         assert request.reset == raw.CANCEL
     assert agent.outcomes == [Outcome.DRAINING] * (2 if phase == "queued" else 1)
+
+
+async def test_an_open_stream_goes_on_and_ends_by_itself(h2bed: Http2Opener) -> None:
+    agent = await h2bed(limit="1", drain_delay="10s")
+    client, server = await agent.pair()
+    half = await client.send(grpc_head(STREAM_INFER), infer(b"1"), end=False)
+    request = await server.head()
+    await server.send_head(request, GRPC_ANSWER)
+    agent.server.drain.begin()
+    await client.until(lambda: client.goaways)
+    agent.server.drain.begin(hurry=True)
+    await client.until(lambda: len(client.goaways) == 2)
+    for number in range(2):
+        await client.send_data(half, infer(b"%d" % number), end=number == 1)
+        await server.send_data(request, b"answer")
+        await client.until(lambda: len(half.body) == 6 * (number + 1))  # noqa: B023 - waited for in this turn
+    assert agent.server.drain.stage is Stage.DRAINING
+    await server.until(lambda: request.is_complete)
+    await server.send_head(request, GRPC_OK, end=True)
+    assert (await client.answer(half)).grpc_status == 0
+    await client.peer.rest()
+    await agent.server.drain.wait()
+    assert agent.outcomes == [Outcome.SERVED]
 
 
 async def test_a_call_that_waits_for_a_connection_is_told(h2bed: Http2Opener) -> None:

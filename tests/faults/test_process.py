@@ -60,7 +60,7 @@ async def test_sigterm_finishes_what_runs_and_waits(process: Starter) -> None:
             assert (reply.status, reply.values(b"Connection")) == (200, [b"close"])
             assert await client.rest() == b""
     assert await agent.exit_code() == 0
-    assert [event["event"] for event in agent.events] == ["draining", "ended"]
+    assert [event["event"] for event in agent.events] == ["predictor reachable", "draining", "ended"]
 
 
 async def test_it_serves_on_while_endpoints_are_removed(process: Starter) -> None:
@@ -88,18 +88,49 @@ async def test_when_the_time_is_over_the_rest_is_told(process: Starter) -> None:
     assert await agent.exit_code() == 0
 
 
+@pytest.mark.parametrize("stage", ["delay", "grace", "start"])
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_ends_it_at_once(process: Starter, again: signal.Signals) -> None:
-    predictor = FakePredictor().listen()
-    agent = await process(predictor, drain_delay="1h", drain_timeout="1h")
+async def test_a_second_signal_ends_it_at_once(process: Starter, again: signal.Signals, stage: str) -> None:
+    predictor = FakePredictor() if stage == "start" else FakePredictor().listen()
+    flags = {"drain_delay": "1h" if stage == "delay" else "0", "drain_timeout": "1h", "deadline": "1h"}
+    agent = await process(predictor, **flags)
     client = await ask(agent, post(b"x"))
     await agent.until(inflight=1)
     agent.signal(signal.SIGTERM)
     await agent.until(state="draining")
+    assert await listens(agent) is (stage == "delay")
     agent.signal(again)
     assert await agent.exit_code() == 0
     with pytest.raises(IncompleteError):
         await client.more()
+
+
+async def listens(agent: AgentProcess) -> bool:
+    """Whether the data port still takes connections."""
+    try:
+        (await agent.client()).close()
+    except ConnectionError:
+        return False
+    return True
+
+
+async def test_it_starts_without_a_predictor_and_says_so(process: Starter) -> None:
+    predictor = FakePredictor()
+    flags = {"ready_when": "reachable", "startup_timeout": "1h", "deadline": "100ms"}
+    agent = await process(predictor, "starting", **flags)
+    assert (await agent.admin("/readyz")).status == 503
+    assert (await agent.admin("/healthz")).status == 200
+    client = await ask(agent, post(b"held"))
+    predictor.listen()
+    async with predictor.serve(answer):
+        assert (await client.response()).raw == OK
+        await agent.until(state="serving", waits_for=[])
+        assert (await agent.admin("/readyz")).status == 200
+        agent.signal(signal.SIGTERM)
+        assert await agent.exit_code() == 0
+    first = agent.events[0]
+    assert (first["event"], first["upstream"]) == ("predictor reachable", predictor.authority.decode())
+    assert first["seconds"] > 0
 
 
 async def test_sigint_leaves_out_the_delay(process: Starter) -> None:

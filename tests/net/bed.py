@@ -92,6 +92,8 @@ class Bed:
         self.predictor = predictor
         self.errors: list[object] = []
         defaults = {"limit": "4", "queue": "8", "policy": "fifo", "access_log": "off", "drain_delay": "0"}
+        # Nobody but the requests dials, so that tests know which connection is whose.
+        defaults["ready_when"] = "listening"
         flags = {**defaults, **settings}
         routes = {"routes": [f"127.0.0.1:0={upstream or predictor.url}"], "admin": ["127.0.0.1:0"]}
         effective = resolve({**routes, **{name: [value] for name, value in flags.items()}}, {})

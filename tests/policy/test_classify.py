@@ -241,14 +241,19 @@ def test_grpc_methods(target: bytes) -> None:
 def test_mm_model_id_names_the_model_and_makes_unknown_services_inference(target: bytes) -> None:
     route = CALLS[target]
     if target == b"/my.Service/Method":
-        route = Route(Kind.INFERENCE)
+        route = Route(Kind.INFERENCE, lasts=True)
     expected = route._replace(model="m", inside=False) if route.kind is Kind.INFERENCE else route
     assert Classifier().classify_call(target, "m") == expected
 
 
 def test_unknown_services_are_admitted_on_request() -> None:
     classifier = Classifier(admit_unknown=True)
-    assert classifier.classify_call(b"/my.Service/Method", "") == Route(Kind.INFERENCE)
+    assert classifier.classify_call(b"/my.Service/Method", "") == Route(Kind.INFERENCE, lasts=True)
+    named = classifier.classify_call(b"/my.Service/Method", "m")
+    assert named == Route(Kind.INFERENCE, "m", lasts=True)
+    assert classifier.classify_call(b"/tensorflow.serving.PredictionService/Predict", "m") == named._replace(
+        lasts=False
+    )
     for target, route in CALLS.items():
         if target != b"/my.Service/Method":
             assert classifier.classify_call(target, "") == route
