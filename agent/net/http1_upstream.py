@@ -236,15 +236,15 @@ class Http1Pool(Dialler):
         if connection in self.idle:
             self.idle.remove(connection)
 
-    def distrust(self) -> None:
-        """The predictor has ended a connection in the middle of an exchange: it may be dying.
+    def doubt(self) -> None:
+        """Give the idle connections up, too.
 
         The ends of the idle ones may arrive in the same turn of the loop, but after this one; and a process that is
         killed accepts connections for another moment, only to reset them.
         """
         while self.idle:
             self.idle.popleft().close()
-        self._put_off()
+        super().doubt()
 
     def drop_idle(self, now: float) -> None:
         """Close the connections that have been idle for too long."""

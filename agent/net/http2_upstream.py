@@ -285,10 +285,6 @@ class Http2Pool(Dialler):
         """A connection has ended."""
         self.connections.discard(connection)
 
-    def distrust(self) -> None:
-        """The predictor has ended a connection in the middle of an exchange: it may be dying."""
-        self._put_off()
-
     def drop_idle(self, now: float) -> None:
         """Nothing to do: servers keep HTTP/2 connections, and announce their end with GOAWAY."""
 

@@ -21,7 +21,7 @@ MAX_BACKOFF_S = 0.25
 class Dialler:
     """Makes connections to one predictor for the exchanges in `waiting`, which are served in that order.
 
-    `told` is called once, at the first dial that succeeds.
+    `told` is called once, at the first dial that succeeds. `sibling` leads to the same predictor in the other protocol.
     """
 
     __slots__ = (
@@ -32,6 +32,7 @@ class Dialler:
         "_shared",
         "_tasks",
         "address",
+        "sibling",
         "told",
         "waiting",
     )
@@ -42,6 +43,7 @@ class Dialler:
         self._shared = shared
         self.address = address
         self.told: Callable[[Address], None] | None = None
+        self.sibling: Dialler | None = None
         # A dial is over when its connection is made. Its task ends a few turns later, too late to be counted: whoever
         # came in between would wait for a dial that serves nobody.
         self._dialling: set[Connection] = set()
@@ -80,6 +82,19 @@ class Dialler:
     def forget(self, exchange: "Exchange") -> None:
         """The exchange no longer waits."""
         self.waiting.pop(exchange, None)
+
+    def distrust(self) -> None:
+        """The predictor has ended a connection in the middle of an exchange: it may be dying, and so its other ports.
+
+        One protocol's end may be seen a moment before the other's, and what waits must not go there in between.
+        """
+        self.doubt()
+        if self.sibling is not None:
+            self.sibling.doubt()
+
+    def doubt(self) -> None:
+        """Send nobody there for a moment."""
+        self._put_off()
 
     def stop_dialling(self) -> None:
         """Give up what is under way, and whoever waits."""

@@ -186,7 +186,10 @@ class Server:
         )
 
     def _way(self, route: Route) -> tuple[Http1Pool | None, Http2Pool | None]:
-        return self._http1(route.http1), self._http2(route.http2)
+        http1, http2 = self._http1(route.http1), self._http2(route.http2)
+        if http1 is not None and http2 is not None:
+            http1.sibling, http2.sibling = http2, http1
+        return http1, http2
 
     def _http1(self, address: Address | None) -> Http1Pool | None:
         return None if address is None else Http1Pool(self._loop, self._shared, address, self._limits)
