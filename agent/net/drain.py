@@ -113,6 +113,8 @@ class Drain:
         gate = self._gate
         for ticket in gate.admission.waiting():
             ticket.owner.refuse(Outcome.DRAINING)
+        for exchange in list(gate.held):
+            exchange.refuse(Outcome.DRAINING)
         for pool in self._pools:
             for exchange in [*pool.waiting, *pool.exchanges()]:
                 exchange.refuse(Outcome.DRAINING)

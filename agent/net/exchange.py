@@ -44,7 +44,7 @@ class Exchange(Entry):
     def runs(self) -> bool:
         """Whether the predictor has the request, or is about to, and has not begun to answer."""
         if self._phase is CONNECTING:
-            return not self._pool.is_refusing
+            return not (self._pool.is_refusing or self._gate.holds)
         return self._phase is RELAYING and self._response is None
 
     # From admission
@@ -52,11 +52,22 @@ class Exchange(Entry):
     def dispatch(self, now: float) -> None:
         """The slot is ours: send the request as soon as there is a connection."""
         self.dispatched = now
+        if self._gate.holds and self._ticket is not None:
+            self._phase = CONNECTING
+            self._was_refused = True
+            self._gate.held[self] = None
+            return
         up = self._pool.take(now)
         if up is not None:
             self.attach(up, now)
         else:
-            self._connect()
+            self.connect()
+
+    def connect(self) -> None:
+        """Wait for a connection."""
+        self._phase = CONNECTING
+        self._was_refused = self._was_refused or self._pool.is_refusing
+        self._pool.wait(self)
 
     def refuse(self, outcome: Outcome, detail: str = "") -> None:
         """Answer without the predictor, or end visibly what cannot be answered any more."""
@@ -203,7 +214,8 @@ class Exchange(Entry):
     def check_patience(self, now: float) -> None:
         """Give up what waits for a connection and may not any longer."""
         if self._ticket is not None and now >= self._ticket.deadline:
-            is_there = self._pool.counts() != (0, 0)  # and has no room for another stream
+            # It may be there and have no room for another stream.
+            is_there = not self._gate.holds and self._pool.counts() != (0, 0)
             self.refuse(Outcome.EXPIRED if is_there or self._has_expired(now) else Outcome.UPSTREAM_UNAVAILABLE)
 
     def has_no_answer(self, now: float, patience: float) -> bool:
@@ -332,12 +344,8 @@ class Exchange(Entry):
     def _connect_again(self) -> None:
         self._returns += 1
         self._drop_upstream()
-        self._connect()
-
-    def _connect(self) -> None:
-        self._phase = CONNECTING
-        self._was_refused = self._pool.is_refusing
-        self._pool.wait(self)
+        self._was_refused = False
+        self.connect()
 
     def _linger(self, usage: Usage) -> bool:
         """Hold the slot of a call that was cancelled for as long as the model usually takes.
@@ -365,6 +373,7 @@ class Exchange(Entry):
 
     def _drop_upstream(self) -> None:
         if self._phase is CONNECTING:
+            self._gate.held.pop(self, None)
             self._pool.forget(self)
         up = self._up
         if up is not None:

@@ -30,7 +30,8 @@ class Gate:
     ones included. `closing` tells connections to end after the reply in hand. `queued_body` bounds, in bytes, what is
     read of the body of a request that is not yet dispatched. `proxied` counts what came through Knative's activator,
     where Knative is to be told, and `orca` puts the load beside answers, where that is wanted. `times_answers` asks for
-    `Account.sent` to be known of every request.
+    `Account.sent` to be known of every request. While `holds`, what has its slot gathers in `held`: the predictor
+    accepts connections, or will soon, and cannot serve yet.
     """
 
     __slots__ = (
@@ -43,7 +44,9 @@ class Gate:
         "classifier",
         "closing",
         "connections",
+        "held",
         "hints",
+        "holds",
         "hooks",
         "idle",
         "load",
@@ -97,6 +100,8 @@ class Gate:
         self.connections: set[ClientConnection] = set()
         self.active = 0
         self.closing = False
+        self.holds = False
+        self.held: dict[Exchange, None] = {}
         self.idle = asyncio.Event()
         self._loop = loop
         self._alarm: asyncio.TimerHandle | None = None
@@ -131,6 +136,14 @@ class Gate:
                 ticket.owner.dispatch(now)
             else:
                 ticket.owner.refuse(Outcome.EXPIRED)
+
+    def let_go(self) -> None:
+        """The predictor can serve: send what was held."""
+        self.holds = False
+        held, self.held = self.held, {}
+        for exchange in held:
+            exchange.connect()
+        self.shared.flush()
 
     def displace(self) -> None:
         """Answer the tickets that one of a higher priority has pushed out."""

@@ -97,6 +97,7 @@ class Server:
         self.pools: list[Pool] = [*pools]
         self.startup = Startup(pools, _asked(settings), settings.ready_path, self._on_started)
         self.drain = self._drain_of(settings)
+        self.gate.holds = bool(settings.ready_path)
         if settings.startup_timeout:
             self.admission.hold_until = now + settings.startup_timeout
         self.pulse = Pulse(self.admission, self.usages, self.counters)
@@ -125,8 +126,6 @@ class Server:
             self._listeners.append(await self._loop.create_server(factory, sock=sock, backlog=_BACKLOG))
         self.sweeper = Sweeper(self._loop, self.settings, self.gate, self.pools)
         self._tick()
-        if self.drain.stage is Stage.STARTING or self.admission.hold_until:
-            self.startup.begin()
         # aiohttp takes 0.15 s to import; in a thread, the data port answers meanwhile.
         self._admin = (await asyncio.to_thread(_load_admin))(self)
         await self._admin.start(admin)
@@ -147,6 +146,7 @@ class Server:
             limit=self.admission.limit,
             queue=self.settings.queue,
         )
+        self.startup.begin(looks=self.drain.stage is Stage.STARTING or self.admission.hold_until > 0.0)
 
     async def stop(self) -> None:
         """Take everything down at once."""
@@ -173,6 +173,7 @@ class Server:
     def _on_started(self) -> None:
         """The predictor is there, for the first time."""
         self.admission.hold_until = 0.0
+        self.gate.let_go()
         self.drain.serve()
 
     def _drain_of(self, settings: Settings) -> Drain:

@@ -25,7 +25,7 @@ class Startup:
     `path` is what those that speak HTTP/1.1 must have answered with 2xx; without one, a connection is enough.
     """
 
-    __slots__ = ("_asked", "_began", "_over", "_path", "_pools", "_task", "_unreached", "_wake")
+    __slots__ = ("_asked", "_began", "_early", "_is_told", "_over", "_path", "_pools", "_task", "_unreached", "_wake")
 
     def __init__(self, pools: Iterable[Dialler], asked: Iterable[Address], path: str, over: Callable[[], None]) -> None:
         self._pools: dict[Address, Dialler] = {}
@@ -38,6 +38,9 @@ class Startup:
         self._over = over
         self._began = monotonic()
         self._wake = asyncio.Event()
+        # What a request's dial has reached before the log says where the agent listens, which comes first there.
+        self._early: list[tuple[Address, float]] = []
+        self._is_told = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -52,9 +55,13 @@ class Startup:
             ),
         ]
 
-    def begin(self) -> None:
-        """Look, until nothing is missing."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+    def begin(self, *, looks: bool) -> None:
+        """From here on the log is told; and with `looks`, somebody looks until nothing is missing."""
+        self._is_told = True
+        for address, seconds in self._early:
+            _tell(address, seconds)
+        if looks:
+            self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self) -> None:
         """Look no more."""
@@ -92,12 +99,19 @@ class Startup:
         """A connection has been accepted there."""
         if address in self._unreached:
             del self._unreached[address]
-            logs.event("predictor reachable", upstream=str(address), seconds=self._seconds)
+            if self._is_told:
+                _tell(address, self._seconds)
+            else:
+                self._early.append((address, self._seconds))
             self._wake.set()
 
     @property
     def _seconds(self) -> float:
         return round(monotonic() - self._began, 3)
+
+
+def _tell(address: Address, seconds: float) -> None:
+    logs.event("predictor reachable", upstream=str(address), seconds=seconds)
 
 
 class _Look(asyncio.Protocol):

@@ -70,6 +70,8 @@ class Sweeper:
                 self._look_at_http2(connection, now, counted)
             elif isinstance(connection, Arrival):
                 self._look_at_arrival(connection, now)
+        for exchange in list(self._gate.held):
+            exchange.check_patience(now)
         for pool in self._pools:
             pool.drop_idle(now)
             for exchange in list(pool.waiting):

@@ -114,6 +114,14 @@ async def listens(agent: AgentProcess) -> bool:
     return True
 
 
+async def test_the_first_line_of_the_log_says_where_it_listens(process: Starter) -> None:
+    """Also where the predictor is there at once; `process` looks at that line."""
+    agent = await process(FakePredictor().listen(), ready_when="reachable")
+    agent.signal(signal.SIGTERM)
+    assert await agent.exit_code() == 0
+    assert agent.events[0]["event"] == "predictor reachable"
+
+
 async def test_it_starts_without_a_predictor_and_says_so(process: Starter) -> None:
     predictor = FakePredictor()
     flags = {"ready_when": "reachable", "startup_timeout": "1h", "deadline": "100ms"}

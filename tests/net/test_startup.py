@@ -106,6 +106,62 @@ async def test_the_path_is_asked_of_the_http_upstream_alone(h2bed: Http2Opener) 
     assert await (await agent.predictor.accept()).rest() == b""
 
 
+class Loading:
+    """A predictor that listens and is not ready until it has loaded; `seen` are all other requests."""
+
+    def __init__(self) -> None:
+        self.has_loaded = False
+        self.seen: list[bytes] = []
+
+    async def __call__(self, request: Message, peer: Peer) -> None:
+        if request.target == b"/ready":
+            await peer.send(OK if self.has_loaded else NOT_READY)
+        else:
+            self.seen.append(request.body or request.target)
+            await peer.send(OK)
+
+
+@pytest.mark.parametrize("policy", ["deadline", "fifo"])
+async def test_inference_is_held_until_the_path_says_so_and_nothing_else_is(bed: Opener, policy: str) -> None:
+    settings = {"policy": policy, "deadline": "100ms", "startup_timeout": "1h", "limit": "2"}
+    agent = await bed(ready_when="reachable", ready_path="/ready", **settings)
+    model = Loading()
+    async with agent.predictor.serve(model):
+        clients = [await agent.client() for _ in range(4)]
+        for number, client in enumerate(clients):
+            await client.send(post(b"%d" % number))
+        probe = await agent.client()
+        await probe.send(get(b"/v2/health/live"))
+        assert (await probe.response()).raw == OK
+        await eventually(lambda: agent.admission.queued == 2)
+        agent.later(600)
+        assert (model.seen, len(agent.gate.held), agent.outcomes) == ([b"/v2/health/live"], 2, [Outcome.SERVED])
+        model.has_loaded = True
+        for client in clients:
+            assert (await client.response()).raw == OK
+    assert not agent.gate.held
+    assert sorted(model.seen[1:]) == [b"0", b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("ends", ["deadline", "client", "drain"])
+async def test_what_is_held_may_end_before(bed: Opener, ends: str) -> None:
+    agent = await bed(ready_when="reachable", ready_path="/ready", deadline="10s", drain_timeout="0")
+    async with agent.predictor.serve(Loading()):
+        client = await agent.client()
+        await client.send(post(b"x"))
+        await eventually(lambda: agent.gate.held)
+        if ends == "client":
+            client.close()
+            await eventually(lambda: agent.outcomes)
+            assert agent.outcomes == [Outcome.CLIENT_GONE]
+        else:
+            agent.later(11) if ends == "deadline" else agent.server.drain.begin()
+            reply = await client.response()
+            reason = b"upstream_unavailable" if ends == "deadline" else b"draining"
+            assert (reply.status, reply.values(b"x-headgate-reason")) == (503, [reason])
+        assert not agent.gate.held
+
+
 async def test_an_end_that_has_begun_is_not_undone(bed: Opener) -> None:
     agent = await bed(FakePredictor(), ready_when="reachable", drain_delay="1h")
     agent.server.drain.begin()
