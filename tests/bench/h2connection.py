@@ -49,6 +49,15 @@ class Connection(asyncio.Protocol):
     def on_fault(self, reason: str) -> None:
         """A stream or the connection was ended by the peer."""
 
+    def on_reset(self, stream: int, code: int) -> None:
+        """A stream was ended by the peer."""
+        self.on_fault(f"stream {stream} reset with code {code}")
+
+    def on_goaway(self, last: int, code: int, detail: bytes) -> None:
+        """The peer looks at no stream above `last`."""
+        if code:
+            self.on_fault(f"GOAWAY with code {code}: {detail!r}")
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.flush()
@@ -120,6 +129,12 @@ class Connection(asyncio.Protocol):
             del self.windows[stream]
         return True
 
+    def forget(self, stream: int) -> None:
+        """Send nothing more on a stream."""
+        self.windows.pop(stream, None)
+        self._waiting.pop(stream, None)
+        self._received_on.pop(stream, None)
+
     def is_blocked(self, stream: int) -> bool:
         """Whether data of the stream waits for a window."""
         return stream in self._waiting
@@ -158,11 +173,11 @@ class Connection(asyncio.Protocol):
         elif kind == h2.PING and not flags & h2.ACK:
             self.out.append(h2.frame(h2.PING, h2.ACK, 0, bytes(payload)))
         elif kind == h2.RST_STREAM:
-            self.windows.pop(stream, None)
-            self._waiting.pop(stream, None)
-            self.on_fault(f"stream {stream} reset with code {int.from_bytes(payload, 'big')}")
-        elif kind == h2.GOAWAY and (code := int.from_bytes(payload[4:8], "big")):
-            self.on_fault(f"GOAWAY with code {code}: {bytes(payload[8:])!r}")
+            self.forget(stream)
+            self.on_reset(stream, int.from_bytes(payload, "big"))
+        elif kind == h2.GOAWAY:
+            last, code = int.from_bytes(payload[:4], "big"), int.from_bytes(payload[4:8], "big")
+            self.on_goaway(last, code, bytes(payload[8:]))
 
     def _settings(self, payload: memoryview) -> None:
         for at in range(0, len(payload), 6):
