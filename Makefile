@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check tools bench bench-goodput bench-load fuzz proto lock clean
+.PHONY: help demo test check tools soak bench bench-goodput bench-load fuzz proto lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 22
@@ -31,6 +31,9 @@ check: $(READY) tools ## the same by its usual name
 
 tools: ## install the programs that tests and benchmarks drive (Debian; needs root)
 	@bash .ci/tools test
+
+soak: $(READY) ## ten minutes and a million requests with a predictor that is killed all the time, and a ledger of each
+	$(BIN)/python -m tests.soak
 
 bench: $(READY) ## CPU per request, latency and memory beside HAProxy and Envoy: JSON and a table
 	@bash .ci/tools bench
