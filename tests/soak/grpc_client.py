@@ -140,6 +140,14 @@ class GrpcClient:
             if most < 1 << 62:
                 break
 
+    async def one(self, plan: Plan) -> None:
+        """One call on a connection of its own."""
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: GrpcConnection(self._ledger), *self._address
+        )
+        await self._make(connection, plan)
+        connection.drop()
+
     async def _keep_calling(self, connection: GrpcConnection, most: int) -> None:
         ledger, below = self._ledger, self._rng.random
         while most and not (ledger.stopped or connection.is_lost or connection.going_away):
@@ -151,7 +159,7 @@ class GrpcClient:
             elif below() < _DROPS and not ledger.calm:
                 connection.drop()
             if not connection.is_lost:
-                await self._call(connection)
+                await self._make(connection, self._dice.draw(calm=ledger.calm))
 
     async def _probe(self, connection: GrpcConnection) -> None:
         call = Call(asyncio.get_running_loop().create_future())
@@ -161,9 +169,9 @@ class GrpcClient:
         self._ledger.probes += 1
         await call.ended
 
-    async def _call(self, connection: GrpcConnection) -> None:
+    async def _make(self, connection: GrpcConnection, plan: Plan) -> None:
+        """One call, as its plan says."""
         ledger, below = self._ledger, self._rng.random
-        plan = self._dice.draw(calm=ledger.calm)
         conduct = plan.conduct
         number = ledger.begin(plan, "grpc")
         ledger.conducts[conduct] += 1

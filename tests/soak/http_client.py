@@ -186,15 +186,12 @@ class HttpClient:
         _, connection = await loop.create_connection(HttpConnection, sock=sock)
         return connection
 
-    async def hold(self, seconds: float) -> None:
-        """One request that the predictor answers after so long."""
+    async def one(self, plan: Plan) -> None:
+        """One plain request on a connection of its own."""
         connection = await self.dial()
-        plan = Plan(
-            Deed.ANSWER, Conduct.PLAIN, b"m0", 10, 10, chunked=False, delay_ms=int(seconds * 1000), patience=0.0
-        )
         number = self._ledger.begin(plan, "http")
         body = content(number, plan.body)
-        connection.transport.write(_head(number, plan, body) + body)
+        connection.transport.write(_head(number, plan, body) + _framed(plan, body))
         await self._hear(connection, number, plan, body)
         connection.reset()
 

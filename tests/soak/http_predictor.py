@@ -111,7 +111,7 @@ class HttpPredictor(asyncio.Protocol):
         elif deed is Deed.EVENTS:
             write(_EVENT_STREAM)
             self._event(content, 0)
-        elif deed is Deed.CLOSING:
+        elif deed is Deed.CLOSING or self._ending:
             self._ending = True
             self._finish(_CLOSING % len(content) + content)
         elif deed is Deed.SURPLUS:

@@ -140,6 +140,11 @@ class Plan(NamedTuple):
         return b"%b %d %d" % (self.deed.value.encode(), self.answer, self.delay_ms)
 
 
+def plain(deed: Deed = Deed.ANSWER, *, delay_s: float = 0.0, size: int = 100) -> Plan:
+    """A small request by a client that stays."""
+    return Plan(deed, Conduct.PLAIN, b"m0", size, size, chunked=False, delay_ms=int(delay_s * 1000), patience=0.0)
+
+
 def deed_of(words: bytes) -> tuple[Deed, int, int]:
     """Reads `Plan.words`: the deed, the answer's size, the delay."""
     deed, answer, delay_ms = words.split()

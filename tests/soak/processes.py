@@ -29,7 +29,7 @@ class Predictor:
 
     @property
     def upstream(self) -> str:
-        """As the agent is told."""
+        """What the agent forwards to."""
         http, grpc = self._ports
         return f"http://127.0.0.1:{http},h2c://127.0.0.1:{grpc}"
 

@@ -19,7 +19,7 @@ from tests.soak.chaos import Chaos
 from tests.soak.grpc_client import GrpcClient
 from tests.soak.http_client import HttpClient
 from tests.soak.ledger import Ledger
-from tests.soak.plan import LEFT
+from tests.soak.plan import LEFT, plain
 from tests.soak.processes import Agent, Predictor
 
 _HTTP_CLIENTS = 32
@@ -195,7 +195,7 @@ class _Soak:
         agent.adopt(f"limit={_FULL}\nmodel-limit=m5={_FULL}\n")
         async with asyncio.TaskGroup() as group:
             for seed in range(_FULL):
-                group.create_task(HttpClient(agent.address, ledger, seed).hold(0.7))
+                group.create_task(HttpClient(agent.address, ledger, seed).one(plain(delay_s=0.7)))
             await asyncio.sleep(0.4)
             self._expect(await agent.state(), {"inflight": _FULL, "queued": 0, "limit": _FULL}, "with every slot taken")
         self._expect(await agent.settle(), {"inflight": 0, "queued": 0, "active": 0}, "after that")
