@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
+from tests.faults.pair import pair
 from tests.faults.process import process
 from tests.net.bed import bed
 from tests.net.http2_bed import h2bed
 
-__all__ = ["bed", "h2bed", "process"]
+__all__ = ["bed", "h2bed", "pair", "process"]
 
 
 def pytest_asyncio_loop_factories(

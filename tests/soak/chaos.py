@@ -32,6 +32,7 @@ class Chaos:
         self._rng = random.Random(seed)
         self._gap_s = gap_s
         self._only = only
+        self._last = ""
 
     async def run(self) -> None:
         """Kinds come in turns, in an order that is drawn anew each time."""
@@ -78,7 +79,13 @@ class Chaos:
                 self._predictor.signal(signal.SIGKILL)
                 await self._bring_back("kill stopped", end, _slots_of(after))
             if before["inflight"] >= before["limit"] >= after["limit"]:
-                self.standstills.append(Standstill(begin, end, _ended(after) - _ended(before)))
+                facts = ", ".join(f"{name} {before[name]} to {after[name]}" for name in ("inflight", "queued", "limit"))
+                self.standstills.append(Standstill(begin, end, _ended(after) - _ended(before), facts))
+                print(
+                    self.standstills[-1],
+                    self._last,
+                    {k: after["outcomes"][k] - before["outcomes"][k] for k in before["outcomes"]},
+                )
         finally:
             ledger.calm = False
 
@@ -89,7 +96,8 @@ class Chaos:
         self._predictor.signal(signal.SIGCONT)
 
     async def _reload(self) -> None:
-        self._agent.adopt(self.settings(self._rng.choice(LIMITS)))
+        self._last = self.settings(self._rng.choice(LIMITS))
+        self._agent.adopt(self._last)
 
     def settings(self, limit: str) -> str:
         """Lines for --live-settings."""

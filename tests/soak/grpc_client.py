@@ -1,6 +1,7 @@
 """Clients over gRPC: connections with many callers each, who behave as their calls' plans say."""
 
 import asyncio
+import socket
 from dataclasses import dataclass, field
 
 from hpack import Decoder
@@ -130,9 +131,8 @@ class GrpcClient:
     async def run(self, most: int = 1 << 62, callers: int = CALLERS) -> None:
         """Make calls, each caller `most` at the most."""
         ledger = self._ledger
-        loop = asyncio.get_running_loop()
         while not ledger.stopped:
-            _, connection = await loop.create_connection(lambda: GrpcConnection(ledger), *self._address)
+            connection = await self.dial()
             async with asyncio.TaskGroup() as group:
                 for _ in range(callers):
                     group.create_task(self._keep_calling(connection, most))
@@ -140,12 +140,25 @@ class GrpcClient:
             if most < 1 << 62:
                 break
 
+    async def dial(self, *, kernel_buffer: int = 0) -> GrpcConnection:
+        """A new connection, on which the kernel holds so many bytes that are not read."""
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        sock.setblocking(False)
+        if kernel_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kernel_buffer)
+        await loop.sock_connect(sock, self._address)
+        _, connection = await loop.create_connection(lambda: GrpcConnection(self._ledger), sock=sock)
+        return connection
+
     async def one(self, plan: Plan) -> None:
         """One call on a connection of its own."""
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: GrpcConnection(self._ledger), *self._address
-        )
-        await self._make(connection, plan)
+        connection = await self.dial()
+        await self.ask(connection, plan)
+        self.leave(connection)
+
+    def leave(self, connection: GrpcConnection) -> None:
+        """End it."""
         connection.drop()
 
     async def _keep_calling(self, connection: GrpcConnection, most: int) -> None:
@@ -159,7 +172,7 @@ class GrpcClient:
             elif below() < _DROPS and not ledger.calm:
                 connection.drop()
             if not connection.is_lost:
-                await self._make(connection, self._dice.draw(calm=ledger.calm))
+                await self.ask(connection, self._dice.draw(calm=ledger.calm))
 
     async def _probe(self, connection: GrpcConnection) -> None:
         call = Call(asyncio.get_running_loop().create_future())
@@ -169,7 +182,7 @@ class GrpcClient:
         self._ledger.probes += 1
         await call.ended
 
-    async def _make(self, connection: GrpcConnection, plan: Plan) -> None:
+    async def ask(self, connection: GrpcConnection, plan: Plan) -> None:
         """One call, as its plan says."""
         ledger, below = self._ledger, self._rng.random
         conduct = plan.conduct

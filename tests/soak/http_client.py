@@ -159,7 +159,8 @@ class HttpClient:
         """Make requests, `most` at the most."""
         ledger, below = self._ledger, self._rng.random
         while not ledger.stopped and most > 0:
-            connection = await self.dial()
+            # Few bytes, so that the agent feels it when this client does not read.
+            connection = await self.dial(kernel_buffer=16_384 if below() < 0.3 else 0)
             while not ledger.stopped and most > 0 and not connection.is_lost:
                 if below() < _THINKS:
                     await asyncio.sleep(below() * 0.1)
@@ -170,18 +171,18 @@ class HttpClient:
                 if count > 1:
                     goes_on = await self._pipeline(connection, count)
                 else:
-                    goes_on = await self._ask(connection)
+                    goes_on = await self._behave(connection)
                 if not goes_on:
                     break
             connection.reset()
 
-    async def dial(self) -> HttpConnection:
-        """A new connection. With some the kernel holds little, so that not reading is felt by the agent."""
+    async def dial(self, *, kernel_buffer: int = 0) -> HttpConnection:
+        """A new connection, on which the kernel holds so many bytes that are not read."""
         loop = asyncio.get_running_loop()
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setblocking(False)
-        if self._rng.random() < 0.3:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        if kernel_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kernel_buffer)
         await loop.sock_connect(sock, self._address)
         _, connection = await loop.create_connection(HttpConnection, sock=sock)
         return connection
@@ -189,11 +190,19 @@ class HttpClient:
     async def one(self, plan: Plan) -> None:
         """One plain request on a connection of its own."""
         connection = await self.dial()
+        await self.ask(connection, plan)
+        self.leave(connection)
+
+    def leave(self, connection: HttpConnection) -> None:
+        """End it."""
+        connection.reset()
+
+    async def ask(self, connection: HttpConnection, plan: Plan) -> None:
+        """One plain request."""
         number = self._ledger.begin(plan, "http")
         body = content(number, plan.body)
         connection.transport.write(_head(number, plan, body) + _framed(plan, body))
         await self._hear(connection, number, plan, body)
-        connection.reset()
 
     async def _probe(self, connection: HttpConnection) -> None:
         connection.transport.write(_PROBE)
@@ -221,7 +230,7 @@ class HttpClient:
             closed = not await self._hear(connection, number, plan, body)
         return not closed
 
-    async def _ask(self, connection: HttpConnection) -> bool:
+    async def _behave(self, connection: HttpConnection) -> bool:
         """One request, as its plan says. Returns whether the connection goes on."""
         ledger, below = self._ledger, self._rng.random
         plan = self._dice.draw(calm=ledger.calm)

@@ -78,7 +78,7 @@ def judge_requests(
     _judge_failures(verdict, unexplained, incidents, broken, slots)
     for standstill, lost in zip(standstills, certain, strict=True):
         for entry in lost[standstill.freed :]:
-            verdict.blame("lost", f"{entry} was only queued when the predictor died at {standstill.end}")
+            verdict.blame("lost", f"{entry} was only queued when the predictor died: {standstill}")
 
 
 def _fault_of(entry: Entry, line: Line) -> str:

@@ -42,6 +42,7 @@ class Standstill(NamedTuple):
     begin: float
     end: float
     freed: int
+    facts: str
 
 
 class Ledger:

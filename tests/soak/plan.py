@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import ClassVar, NamedTuple
 from zlib import crc32
 
-PAD = b"0123456789abcdef" * 32_768
+PAD = b"0123456789abcdef" * 262_144
 MODELS = [b"m%d" % number for number in range(6)]
 
 
@@ -140,9 +140,9 @@ class Plan(NamedTuple):
         return b"%b %d %d" % (self.deed.value.encode(), self.answer, self.delay_ms)
 
 
-def plain(deed: Deed = Deed.ANSWER, *, delay_s: float = 0.0, size: int = 100) -> Plan:
-    """A small request by a client that stays."""
-    return Plan(deed, Conduct.PLAIN, b"m0", size, size, chunked=False, delay_ms=int(delay_s * 1000), patience=0.0)
+def plain(deed: Deed = Deed.ANSWER, *, delay_s: float = 0.0, body: int = 100, answer: int = 100) -> Plan:
+    """A request by a client that stays."""
+    return Plan(deed, Conduct.PLAIN, b"m0", body, answer, chunked=False, delay_ms=int(delay_s * 1000), patience=0.0)
 
 
 def deed_of(words: bytes) -> tuple[Deed, int, int]:

@@ -7,12 +7,15 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.soak.predictor import bind
 
 _START_S = 30.0
+_ASYNCIO = "import asyncio, sys, uvloop; uvloop.run = asyncio.run; from agent.cli import main; sys.exit(main())"
+_PROGRAMS = {"uvloop": ["-m", "agent"], "asyncio": ["-c", _ASYNCIO]}
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
@@ -47,6 +50,8 @@ class Predictor:
         self.starts += 1
 
     def signal(self, number: signal.Signals) -> None:
+        if self._process.returncode is not None:
+            raise RuntimeError(f"the predictor has ended by itself: {self.trouble()}")
         self._process.send_signal(number)
 
     async def wait(self) -> None:
@@ -70,25 +75,38 @@ class Agent:
 
     def __init__(self, process: Process, folder: Path, facts: dict[str, Any]) -> None:
         self._process = process
+        self.pid = process.pid
         self._log = folder / "agent.log"
         self._live = folder / "live"
         self.address = _address(facts["listen"][0])
         self._admin = _address(facts["admin"])
 
     @classmethod
-    async def start(cls, upstream: str, folder: Path, live: str, flags: list[str]) -> "Agent":
-        """Returns when it serves."""
+    async def start(
+        cls,
+        upstream: str,
+        folder: Path,
+        live: str,
+        flags: list[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        loop: str = "uvloop",
+    ) -> "Agent":
+        """Returns when it serves. `loop` may be asyncio's own; `environment` is added to ours."""
         (folder / "live").write_text(live)
         arguments = ["--route", f"127.0.0.1:0={upstream}", "--admin", "127.0.0.1:0", "--drain-delay", "0"]
         arguments += ["--live-settings", str(folder / "live"), *flags]
         log = folder / "agent.log"
         with log.open("wb") as errors, (folder / "access.log").open("wb") as access:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "agent", "serve", *arguments),
+                *(sys.executable, *_PROGRAMS[loop], "serve", *arguments),
                 stdin=DEVNULL,
                 stdout=access,
                 stderr=errors,
-                env={name: value for name, value in os.environ.items() if not name.startswith("HEADGATE_")},
+                env={
+                    **{name: value for name, value in os.environ.items() if not name.startswith("HEADGATE_")},
+                    **(environment or {}),
+                },
             )
         async with asyncio.timeout(_START_S):
             while not log.read_bytes().endswith(b"\n"):
@@ -137,12 +155,16 @@ class Agent:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def log(self) -> list[str]:
+        """The lines that it has logged."""
+        return self._log.read_text().splitlines()
+
     async def end(self) -> tuple[int, list[str]]:
         """SIGTERM. Returns the exit code, and those lines of its log that tell of trouble."""
         if self._process.returncode is None:
             self._process.terminate()
         code = await asyncio.wait_for(self._process.wait(), _START_S)
-        return code, [line for line in self._log.read_text().splitlines() if _is_trouble(line)]
+        return code, [line for line in self.log() if _is_trouble(line)]
 
     async def close(self) -> None:
         if self._process.returncode is None:

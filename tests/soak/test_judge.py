@@ -103,7 +103,7 @@ def test_a_connection_that_breaks_takes_calls_along(protocol: str, lost: dict[st
 )
 def test_who_had_only_been_queued_is_not_lost(end: str, asked: float, freed: int, lost: dict[str, int]) -> None:
     line = ANSWERED if end == SERVED else NEVER_CAME
-    standstills = [Standstill(99.0, 100.0, freed)]
+    standstills = [Standstill(99.0, 100.0, freed, "")]
     assert verdict_on((entry(end, asked=asked, ended=101.0), line), standstills=standstills) == lost
 
 
