@@ -109,7 +109,7 @@ class Outbound(ClientStream):
 class Http2Upstream(Connection):
     """One connection to the predictor."""
 
-    __slots__ = ("_bounds", "_limits", "_machine", "_pool", "open", "streams")
+    __slots__ = ("_bounds", "_is_retired", "_limits", "_machine", "_pool", "open", "streams")
 
     def __init__(self, shared: Shared, pool: "Http2Pool", limits: Limits, bounds: Bounds) -> None:
         super().__init__(shared)
@@ -117,6 +117,7 @@ class Http2Upstream(Connection):
         self._view = shared.large
         self._limits = limits
         self._bounds = bounds
+        self._is_retired = False
         self._machine: ClientHttp2
 
     @property
@@ -170,6 +171,12 @@ class Http2Upstream(Connection):
         self._machine.stop()
         self.abort()
 
+    def retire(self) -> None:
+        """Take no more requests, and end with the last of those that it has."""
+        self._is_retired = True
+        self._pool.retire(self)
+        self._close_when_done()
+
     # Sink of the machine
 
     def on_ready(self) -> None:
@@ -178,14 +185,13 @@ class Http2Upstream(Connection):
 
     def on_goaway(self) -> None:
         """The predictor takes no more requests here."""
-        self._pool.retire(self)
-        self._close_when_done()
+        self.retire()
 
     def on_stream_end(self, stream: object) -> None:  # noqa: ARG002 - wire.connection.Sink
         """A stream is gone, and another may take its place."""
         if self._pool.waiting:
             self._pool.serve()
-        if self._machine.going_away:
+        if self._is_retired:
             self._close_when_done()
 
     def on_broken(self, code: Code, detail: str) -> None:  # noqa: ARG002 - wire.connection.Sink
@@ -284,6 +290,16 @@ class Http2Pool(Dialler):
     def lost(self, connection: Http2Upstream) -> None:
         """A connection has ended."""
         self.connections.discard(connection)
+
+    def doubt(self) -> None:
+        """Send nothing more on any of the connections.
+
+        On a busy machine a process that is killed closes them many milliseconds apart, and what is sent to one that is
+        still open would be lost. What they have they may finish.
+        """
+        for connection in list(self._open):
+            connection.retire()
+        super().doubt()
 
     def drop_idle(self, now: float) -> None:
         """Nothing to do: servers keep HTTP/2 connections, and announce their end with GOAWAY."""

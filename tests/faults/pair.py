@@ -93,7 +93,9 @@ class Pair:
         await eventually(lambda: self.agent.descriptors() == self.at_rest, "descriptors are left open")
         code, trouble = await self.agent.end()
         trouble = [line for line in trouble if not any(word in line for word in but)]
-        assert not (code or trouble or self.predictor.trouble()), (code, trouble, self.predictor.trouble())
+        trouble += [self.predictor.trouble()] if self.predictor.trouble() else []
+        assert not trouble, trouble
+        assert code == 0
 
 
 @pytest.fixture

@@ -343,6 +343,31 @@ async def test_a_connection_that_ends_fails_what_it_carries_and_nothing_else(h2b
         assert (await client.answer(half)).grpc_status == 0
 
 
+async def test_a_connection_that_ends_is_taken_for_a_sign_of_what_others_will_do(h2bed: Http2Opener) -> None:
+    """A process that is killed may take a while to close all that it has. Who waits goes to none of the old ones."""
+    agent = await h2bed(limit="3")
+    client, dying = await agent.pair({raw.MAX_CONCURRENT_STREAMS: 2})
+    running = [await client.call(b"%d" % index) for index in range(3)]
+    for _ in range(2):
+        await dying.request()
+    other = await agent.connection({raw.MAX_CONCURRENT_STREAMS: 2})
+    request = await other.request()
+    queued = await agent.queue_calls(client, 2)
+    dying.peer.reset()
+    fresh = await agent.connection()
+    for index, half in enumerate(queued):
+        again = await fresh.request()
+        assert bytes(again.body) == infer(b"queued %d" % index)
+        await fresh.respond(again)
+        assert (await client.answer(half)).grpc_status == 0
+    # What it has it may finish; then it ends.
+    await other.respond(request)
+    assert (await client.answer(running[2])).grpc_status == 0
+    await other.peer.rest()
+    assert len(other.requests) == 1
+    assert agent.pool.counts() == (0, 1)
+
+
 async def test_an_idle_connection_that_ends_is_not_used(h2bed: Http2Opener) -> None:
     agent = await h2bed()
     client, server = await agent.pair()
