@@ -3,6 +3,8 @@
 import pytest
 
 from agent.errors import Outcome
+from agent.net import http1_upstream
+from tests.net.bed import OK, get, post
 from tests.net.http2_bed import Http2Bed, Http2Opener
 from tests.net.http2_peers import (
     GRPC_ANSWER,
@@ -366,6 +368,50 @@ async def test_a_connection_that_ends_is_taken_for_a_sign_of_what_others_will_do
     await other.peer.rest()
     assert len(other.requests) == 1
     assert agent.pool.counts() == (0, 1)
+
+
+async def test_a_call_that_breaks_is_a_sign_of_what_the_other_port_will_do(
+    h2bed: Http2Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The HTTP/1.1 connection that is idle is not used for the request that gets the slot."""
+    monkeypatch.setattr(http1_upstream, "REST_S", 0.0)
+    other = FakePredictor().listen()
+    agent = await h2bed(other=other, limit="1")
+    caller, server = await agent.pair()
+    client = await agent.client()
+    await client.send(get())
+    resting = await other.accept()
+    await resting.request()
+    await resting.send(OK)
+    await client.response()
+    half, _ = await agent.occupy_slot(caller, server)
+    await client.send(post(b"queued"))
+    await eventually(lambda: agent.admission.queued)
+    server.peer.reset()
+    fresh = await other.accept()
+    assert (await fresh.request()).body == b"queued"
+    await fresh.send(OK)
+    assert (await client.response()).raw == OK
+    assert await resting.rest() == b""
+    assert (await caller.answer(half)).reason == b"upstream_closed"
+
+
+async def test_a_request_that_breaks_is_a_sign_of_what_the_other_port_will_do(h2bed: Http2Opener) -> None:
+    other = FakePredictor().listen()
+    agent = await h2bed(other=other, limit="1")
+    caller, resting = await agent.pair()
+    client = await agent.client()
+    await client.send(post(b"running"))
+    predictor = await other.accept()
+    await predictor.request()
+    [half] = await agent.queue_calls(caller, 1)
+    predictor.reset()
+    fresh = await agent.connection()
+    await fresh.respond(await fresh.request())
+    assert (await caller.answer(half)).grpc_status == 0
+    await resting.peer.rest()
+    assert len(resting.requests) == 1
+    assert (await client.response()).status == 502
 
 
 async def test_an_idle_connection_that_ends_is_not_used(h2bed: Http2Opener) -> None:
