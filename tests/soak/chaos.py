@@ -32,7 +32,7 @@ class Chaos:
         self._rng = random.Random(seed)
         self._gap_s = gap_s
         self._only = only
-        self._last = ""
+        self._searches = False
 
     async def run(self) -> None:
         """Kinds come in turns, in an order that is drawn anew each time."""
@@ -77,15 +77,10 @@ class Chaos:
                 end = monotonic()
                 after = await agent.state()
                 self._predictor.signal(signal.SIGKILL)
-                await self._bring_back("kill stopped", end, _slots_of(after))
+                await self._bring_back("kill stopped", end, self._slots_in(after))
             if before["inflight"] >= before["limit"] >= after["limit"]:
                 facts = ", ".join(f"{name} {before[name]} to {after[name]}" for name in ("inflight", "queued", "limit"))
                 self.standstills.append(Standstill(begin, end, _ended(after) - _ended(before), facts))
-                print(
-                    self.standstills[-1],
-                    self._last,
-                    {k: after["outcomes"][k] - before["outcomes"][k] for k in before["outcomes"]},
-                )
         finally:
             ledger.calm = False
 
@@ -96,8 +91,9 @@ class Chaos:
         self._predictor.signal(signal.SIGCONT)
 
     async def _reload(self) -> None:
-        self._last = self.settings(self._rng.choice(LIMITS))
-        self._agent.adopt(self._last)
+        limit = self._rng.choice(LIMITS)
+        self._searches = limit == "auto"
+        self._agent.adopt(self.settings(limit))
 
     def settings(self, limit: str) -> str:
         """Lines for --live-settings."""
@@ -128,12 +124,12 @@ class Chaos:
         self.incidents.append(Incident(kind, begin, monotonic() + _AFTER_S, slots))
 
     async def _slots(self) -> int:
-        return _slots_of(await self._agent.state())
+        return self._slots_in(await self._agent.state())
 
-
-def _slots_of(state: dict) -> int:
-    """The limit; the search may be about to double it."""
-    return state["limit"] * 2
+    def _slots_in(self, state: dict) -> int:
+        """How many requests the predictor may have; more than the limit where that was just lowered."""
+        slots = max(state["limit"], state["inflight"])
+        return 2 * slots if self._searches else slots  # the search may be about to double it
 
 
 def _ended(state: dict) -> int:

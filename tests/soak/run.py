@@ -18,7 +18,7 @@ from tests.soak.book import Book
 from tests.soak.chaos import Chaos
 from tests.soak.grpc_client import GrpcClient
 from tests.soak.http_client import HttpClient
-from tests.soak.ledger import Ledger
+from tests.soak.ledger import Incident, Ledger, Standstill
 from tests.soak.plan import LEFT, plain
 from tests.soak.processes import Agent, Predictor
 
@@ -63,6 +63,8 @@ class Report:
     rss_slope_mib_h: float
     rss_growth_mib: float
     descriptors: list[int]
+    incidents: list[Incident]
+    standstills: list[Standstill]
     problems: list[str]
 
 
@@ -137,6 +139,8 @@ class _Soak:
             rss_slope_mib_h=slope * 3600,
             rss_growth_mib=growth,
             descriptors=[at_rest, self._peak_descriptors, left],
+            incidents=self._chaos.incidents,
+            standstills=self._chaos.standstills,
             problems=[*ledger.problems[:20], *verdict.problems],
         )
 
