@@ -15,6 +15,7 @@ from agent.observe.hooks import Hooks, Record
 from agent.policy.classify import Classifier, Kind, Route
 from agent.scale import page
 from agent.settings import resolve
+from tests.net.afterwards import nothing_left
 from tests.sockets import FakePredictor, Peer, dial, eventually
 
 INFER = b"/v2/models/m/infer"
@@ -274,6 +275,7 @@ async def bed(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Opener]:
         await new.server.start()
         return new
 
-    yield open_bed
-    for each in beds:
-        await each.close()
+    async with nothing_left():
+        yield open_bed
+        for each in beds:
+            await each.close()

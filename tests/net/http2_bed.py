@@ -6,6 +6,7 @@ from typing import Protocol
 
 import pytest
 
+from tests.net.afterwards import nothing_left
 from tests.net.bed import Bed
 from tests.net.http2_peers import LIVE, FrameReader, Half, Http2Client, Http2Server, grpc_head
 from tests.sockets import FakePredictor, eventually
@@ -97,8 +98,9 @@ async def h2bed() -> AsyncIterator[Http2Opener]:
         await new.server.start()
         return new
 
-    yield open_bed
-    for each, other in beds:
-        if other is not None:
-            other.close()
-        await each.close()
+    async with nothing_left():
+        yield open_bed
+        for each, other in beds:
+            if other is not None:
+                other.close()
+            await each.close()
