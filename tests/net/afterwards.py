@@ -33,8 +33,8 @@ def _left() -> list[object]:
 
 def _is_remembered(each: object, left: list[object]) -> bool:
     """Whether only a ticket knows it, which a line forgets when it comes to it."""
-    known = gc.get_referrers(each)
-    return all(isinstance(by, Ticket) or by is left or isinstance(by, FrameType) for by in known)
+    known = [by for by in gc.get_referrers(each) if not (by is left or isinstance(by, FrameType))]
+    return bool(known) and all(isinstance(by, Ticket) for by in known)
 
 
 @asynccontextmanager
