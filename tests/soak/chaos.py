@@ -18,7 +18,7 @@ _AFTER_S = 0.25
 
 
 class Chaos:
-    """Does one thing after the other until it is cancelled. `done` counts them."""
+    """Does one thing after the other until there are no more requests. `done` counts them."""
 
     def __init__(
         self, agent: Agent, predictor: Predictor, ledger: Ledger, seed: int, gap_s: float, only: frozenset[str]

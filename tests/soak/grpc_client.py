@@ -179,8 +179,8 @@ class GrpcClient:
         stream = connection.start(h2.block(_fields(_READY)), call)
         connection.send(stream, memoryview(bytes(5)), h2.frame(h2.DATA, h2.END_STREAM, stream))
         connection.flush()
-        self._ledger.probes += 1
         await call.ended
+        self._ledger.probes[call.is_whole] += 1
 
     async def ask(self, connection: GrpcConnection, plan: Plan) -> None:
         """One call, as its plan says."""

@@ -206,14 +206,15 @@ class HttpClient:
 
     async def _probe(self, connection: HttpConnection) -> None:
         connection.transport.write(_PROBE)
-        self._ledger.probes += 1
         reply = await connection.answer()
+        self._ledger.probes[reply is not None] += 1
         if reply is not None and not (reply.status == 200 or _reason(reply).startswith("upstream")):
             self._ledger.problems.append(f"a probe was answered {reply.status} {_reason(reply)}")
 
     async def _pipeline(self, connection: HttpConnection, count: int) -> bool:
         """Several requests in one write; their answers come in this order. Returns whether the connection goes on."""
         ledger = self._ledger
+        ledger.conducts["pipelines"] += count
         asked, data = [], []
         for _ in range(count):
             plan = self._dice.draw(calm=True)

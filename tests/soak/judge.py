@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tests.soak import book
 from tests.soak.ledger import OPEN, Entry, Incident, Standstill
 from tests.soak.plan import (
-    BREAKS_CONNECTIONS,
+    BREAKS,
     CUT,
     FAILURES,
     GRPC_ENDS,
@@ -58,13 +58,13 @@ def judge_requests(
 
     `slots` bounds how many requests one HTTP/2 connection may carry.
     """
-    broken: list[tuple[float, float]] = []
+    broken: list[Entry] = []
     unexplained: list[Entry] = []
     certain: list[list[Entry]] = [[] for _ in standstills]
     begins = [each.begin for each in standstills]
     for entry, line in requests:
-        if entry.protocol == "grpc" and entry.deed in BREAKS_CONNECTIONS and line[0]:
-            broken.append((entry.asked, entry.ended + _AFTER_S))
+        if entry.protocol == "grpc" and entry.deed in BREAKS and line[0]:
+            broken.append(entry)
         fault = _fault_of(entry, line)
         if fault == "unexplained":
             unexplained.append(entry)
@@ -99,7 +99,7 @@ def _fault_of(entry: Entry, line: Line) -> str:
     if end not in FAILURES and end != CUT:
         return f"outcome {end}"
     intended = (HTTP_ENDS if entry.protocol == "http" else GRPC_ENDS).get(entry.deed, set())
-    if end in intended and (done == book.FAILED or returned):
+    if end in intended and done == book.FAILED:
         return ""
     return "" if done == book.COLLATERAL else "unexplained"
 
@@ -108,17 +108,19 @@ def _judge_failures(
     verdict: Verdict,
     unexplained: Sequence[Entry],
     incidents: Sequence[Incident],
-    broken: Sequence[tuple[float, float]],
+    broken: Sequence[Entry],
     slots: int,
 ) -> None:
     """A failure that the predictor did not mean belongs to a moment at which it, or its connection, was lost."""
     took: dict[Incident, list[Entry]] = defaultdict(list)
     by_connection = 0
+    rare_first = sorted(broken, key=lambda each: each.deed is Deed.GOAWAY)
     for entry in unexplained:
         incident = next((each for each in incidents if each.begin <= entry.ended <= each.end), None)
-        if incident is not None:
+        breaking = next((each for each in rare_first if _takes_along(each, entry)), None)
+        if incident is not None and (breaking is None or breaking.deed is Deed.GOAWAY):
             took[incident].append(entry)
-        elif entry.protocol == "grpc" and any(begin <= entry.ended <= end for begin, end in broken):
+        elif breaking is not None:
             by_connection += 1
         else:
             verdict.blame("lost", f"{entry} failed, and nothing had happened")
@@ -129,6 +131,12 @@ def _judge_failures(
     verdict.counts["failed with a connection"] += by_connection
     if by_connection > slots * len(broken):
         verdict.blame("lost", f"{by_connection} failed with {len(broken)} connections")
+
+
+def _takes_along(breaking: Entry, entry: Entry) -> bool:
+    """Whether a call may have been on the connection that another one broke."""
+    is_near = breaking.asked <= entry.ended <= breaking.ended + _AFTER_S
+    return is_near and entry.protocol == "grpc" and entry.end in BREAKS[breaking.deed]
 
 
 def judge_sums(

@@ -52,7 +52,7 @@ class Ledger:
         self.ends: Counter[tuple[str, str]] = Counter()
         self.conducts: Counter[str] = Counter()
         self.deeds: Counter[str] = Counter()
-        self.probes = 0
+        self.probes: Counter[bool] = Counter()  # whether they were answered
         self.calm = False  # nobody leaves, and every request is simply answered
         self.stopped = False  # no more requests
         # What the clients themselves found wrong, in words.

@@ -86,6 +86,9 @@ _CONDUCTS = {
 }
 _SIZES = [(600_000, 900), (250_000, 8_000), (130_000, 60_000), (20_000, 200_000)]
 
+# A body of which so many bytes are sent is kept until it is answered, and can be sent again.
+_KEPT = 30_000
+
 SERVED = "served"
 CUT = "cut"  # the agent has ended it visibly, without words
 LEFT = "left"  # by its client
@@ -114,12 +117,14 @@ GRPC_ENDS = {
     Deed.TRUNCATED: {"upstream_reset"},
     Deed.GARBAGE: {"upstream_invalid"},
     Deed.ABORT: {"upstream_closed"},
-    # Its body was too large to be kept for a second time.
-    Deed.HANDED_BACK: {"upstream_closed"},
+}
+# Where one request costs others their connection, and what those are told. What is above GOAWAY's last stream is sent
+# again, unless its body was too large to be kept.
+BREAKS = {
+    Deed.GARBAGE: {"upstream_invalid"},
+    Deed.ABORT: {"upstream_closed", "upstream_truncated"},
     Deed.GOAWAY: {"upstream_closed"},
 }
-# Where one request costs others their connection.
-BREAKS_CONNECTIONS = {Deed.GARBAGE, Deed.ABORT, Deed.GOAWAY}
 
 
 class Plan(NamedTuple):
@@ -170,6 +175,8 @@ class Dice:
             if deed in _STEADY:
                 conduct = _at(self._conducts, below() * 1e6)
         body = self._size()
+        if deed in {Deed.HANDED_BACK, Deed.GOAWAY}:
+            body = min(body, _KEPT)
         if conduct is Conduct.LEAVES_BODY or conduct is Conduct.ENDS_BODY or deed is Deed.EARLY:
             body += 1_000
         answer = 100 if deed is Deed.EARLY else self._size() + (250_000 if conduct is Conduct.NOT_READING else 0)

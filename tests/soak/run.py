@@ -239,6 +239,9 @@ class _Soak:
             reached[entry.protocol] += entry.end == LEFT and log.line(number)[0] > 0
         judge.judge_sums(self._verdict, ledger.ends, page.requests(), reached)
         page.check(self._verdict)
+        probes, bypassed = ledger.probes, page.total("headgate_bypassed")
+        if not probes[True] <= bypassed <= probes.total():
+            self._verdict.blame("drift", f"{bypassed} probes are counted, {probes[True]} were answered")
 
 
 class _Metrics:

@@ -85,10 +85,17 @@ def test_a_predictor_that_dies_takes_no_more_along_than_it_had() -> None:
     assert verdict_on(late) == {"lost": 1}
 
 
-@pytest.mark.parametrize(("protocol", "lost"), [("grpc", {}), ("http", {"lost": 1})])
-def test_a_connection_that_breaks_takes_calls_along(protocol: str, lost: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "end", "lost"),
+    [
+        ("grpc", "upstream_closed", {}),
+        ("grpc", "upstream_invalid", {"lost": 1}),  # which takes garbage
+        ("http", "upstream_closed", {"lost": 1}),
+    ],
+)
+def test_a_connection_that_breaks_takes_calls_along(protocol: str, end: str, lost: dict[str, int]) -> None:
     breaking = (entry("upstream_closed", Deed.ABORT, "grpc", 20.0, 20.1), FAILED)
-    assert verdict_on(breaking, (entry("upstream_closed", Deed.ANSWER, protocol, 20.0, 20.2), NEVER_CAME)) == lost
+    assert verdict_on(breaking, (entry(end, Deed.ANSWER, protocol, 20.0, 20.2), NEVER_CAME)) == lost
 
 
 @pytest.mark.parametrize(
