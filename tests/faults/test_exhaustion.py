@@ -19,7 +19,7 @@ MIB = 1 << 20
 OUTSIDE = 40
 # What a loop that spins would take is all of it.
 IDLE_SHARE = 0.5
-UPLOADS, UPLOAD = 100, 512 * 1024
+UPLOADS, UPLOAD = 80, 512 * 1024
 ANSWERS, ANSWER = 30, 4_000_000
 
 
@@ -59,7 +59,7 @@ def limit_memory(pid: int, more: int) -> None:
 
 
 async def test_many_large_uploads_wait_in_little_memory(pair: Pair, protocol: str) -> None:
-    """50 MiB of bodies at one slot."""
+    """40 MiB of bodies at one slot."""
     await pair.start("--queue", str(UPLOADS), limit=1)
     pair.ask(protocol, plain())
     await pair.answered()
