@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ MAX_BACKOFF_S = 0.25
 class Dialler:
     """Makes connections to one predictor for the exchanges in `waiting`, which are served in that order.
 
-    `told` is called once, at the first dial that succeeds. `sibling` leads to the same predictor in the other protocol.
+    `told` is called once, at the first dial that succeeds. `siblings` lead to the same predictor's other ports.
     """
 
     __slots__ = (
@@ -32,7 +32,7 @@ class Dialler:
         "_shared",
         "_tasks",
         "address",
-        "sibling",
+        "siblings",
         "told",
         "waiting",
     )
@@ -43,7 +43,7 @@ class Dialler:
         self._shared = shared
         self.address = address
         self.told: Callable[[Address], None] | None = None
-        self.sibling: Dialler | None = None
+        self.siblings: Sequence[Dialler] = ()
         # A dial is over when its connection is made. Its task ends a few turns later, too late to be counted: whoever
         # came in between would wait for a dial that serves nobody.
         self._dialling: set[Connection] = set()
@@ -86,11 +86,11 @@ class Dialler:
     def distrust(self) -> None:
         """The predictor has ended a connection in the middle of an exchange: it may be dying, and so its other ports.
 
-        One protocol's end may be seen a moment before the other's, and what waits must not go there in between.
+        One port's end may be seen a moment before another's, and what waits must not go there in between.
         """
         self.doubt()
-        if self.sibling is not None:
-            self.sibling.doubt()
+        for pool in self.siblings:
+            pool.doubt()
 
     def doubt(self) -> None:
         """Send nobody there for a moment."""

@@ -7,7 +7,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from agent.net.http2_downstream import BULK_WINDOW
 from agent.net.http2_upstream import Http2Pool
 from agent.net.live import LiveSettings, admission_of
 from agent.net.orca import Orca
+from agent.net.pool import Dialler
 from agent.net.pulse import Pulse
 from agent.net.replies import Replies
 from agent.net.sides import Pool
@@ -94,6 +95,7 @@ class Server:
         self._bounds = Bounds(stream_window=settings.queued_body)
         self._ways = [self._way(route) for route in settings.routes]
         pools = [pool for way in self._ways for pool in way if pool is not None]
+        _acquaint(pools)
         self.pools: list[Pool] = [*pools]
         self.startup = Startup(pools, _asked(settings), settings.ready_path, self._on_started)
         self.drain = self._drain_of(settings)
@@ -187,10 +189,7 @@ class Server:
         )
 
     def _way(self, route: Route) -> tuple[Http1Pool | None, Http2Pool | None]:
-        http1, http2 = self._http1(route.http1), self._http2(route.http2)
-        if http1 is not None and http2 is not None:
-            http1.sibling, http2.sibling = http2, http1
-        return http1, http2
+        return self._http1(route.http1), self._http2(route.http2)
 
     def _http1(self, address: Address | None) -> Http1Pool | None:
         return None if address is None else Http1Pool(self._loop, self._shared, address, self._limits)
@@ -211,6 +210,12 @@ class Server:
     def _close_listeners(self) -> None:
         for listener in self._listeners:
             listener.close()
+
+
+def _acquaint(pools: Sequence[Dialler]) -> None:
+    """Ports of one host are taken for one predictor's, which opens and closes them together."""
+    for pool in pools:
+        pool.siblings = [each for each in pools if each is not pool and each.address.host == pool.address.host]
 
 
 def _observers_of(settings: Settings, counters: Counters, now: float) -> list[Observer]:

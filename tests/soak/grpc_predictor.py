@@ -74,7 +74,8 @@ class GrpcPredictor(Connection):
         elif call.deed is Deed.GOAWAY and not returned:
             self._log.hand_back(number)
             self._drop(stream)
-            self._last = max((other for other in self._calls), default=0)
+            # What is answered and still on its way out is not handed back.
+            self._last = max((*self._calls, *self.windows), default=0)
             self.end()
         elif call.deed is Deed.EARLY and not end:
             self._log.do(number, book.ANSWERED)

@@ -128,11 +128,17 @@ class Agent:
         return parsed
 
     async def settle(self, seconds: float = 30.0) -> dict[str, Any]:
-        """Until nothing is under way and no client connected, or the time is over. Returns the last state."""
+        """Until it has started, nothing is under way and no client connected, or the time is over. Returns the state."""
         until = asyncio.get_running_loop().time() + seconds
         while True:
             state = await self.state()
-            busy = state["inflight"] or state["queued"] or state["active"] or state["connections"]["client"]
+            busy = (
+                state["state"] == "starting"
+                or state["inflight"]
+                or state["queued"]
+                or state["active"]
+                or state["connections"]["client"]
+            )
             if not busy or asyncio.get_running_loop().time() > until:
                 return state
             await asyncio.sleep(0.05)
