@@ -13,7 +13,7 @@ from agent import __version__
 from agent.admin.exposition import Exposition
 from agent.admin.health import Door, HealthPort
 from agent.admin.merge import MERGING, Merged, Merger
-from agent.admin.status import Status
+from agent.admin.status import Status, waits_for
 from agent.admin.text import OPENMETRICS, PLAIN, wants_openmetrics
 from agent.errors import Outcome
 from agent.net.drain import Stage
@@ -94,7 +94,7 @@ class Admin:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         stage = self._server.drain.stage
-        words = [f"{stage}", *(f"waits for {one}" for one in _missing(self._server))]
+        words = [f"{stage}", *(f"waits for {one}" for one in waits_for(self._server))]
         return web.Response(text="\n".join([*words, ""]), status=200 if stage is Stage.SERVING else 503)
 
     async def _wait_for_drain(self, _: web.Request) -> web.Response:
@@ -118,7 +118,7 @@ def state(server: "Server") -> dict[str, object]:
     return {
         "version": __version__,
         "state": server.drain.stage.value,
-        "waits_for": _missing(server),
+        "waits_for": waits_for(server),
         "inflight": admission.inflight,
         "queued": admission.queued,
         "queued_bytes": admission.queued_bytes,
@@ -133,11 +133,6 @@ def state(server: "Server") -> dict[str, object]:
             "upstream_idle": sum(pool.counts()[1] for pool in server.pools),
         },
     }
-
-
-def _missing(server: "Server") -> list[str]:
-    """What readiness waits for at the start."""
-    return server.startup.missing if server.drain.stage is Stage.STARTING else []
 
 
 def _models(server: "Server") -> dict[str, dict[str, int | None]]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from agent import __version__
+from agent.net.drain import Stage
 from agent.observe.counters import BOUNDS, REFUSALS, SERVED, ModelCounters, quantile
 from agent.observe.history import Event, Reading, read
 from agent.scale.page import FAST_S, SLOW_S
@@ -34,6 +35,11 @@ _WRITE_S = 10.0
 _BEATS = 10
 
 Counts = dict[str, tuple[int, int, int, tuple[int, ...]]]
+
+
+def waits_for(server: "Server") -> list[str]:
+    """What readiness waits for at the start."""
+    return server.startup.missing if server.drain.stage is Stage.STARTING else []
 
 
 class Status:
@@ -123,6 +129,7 @@ class Status:
         return {
             "t": round(at + self._offset, 3),
             "state": server.drain.stage.value,
+            "waits_for": waits_for(server),
             "inflight": reading.inflight,
             "queued": reading.queued,
             "limit": reading.limit,

@@ -280,6 +280,7 @@ class Http2Downstream(ClientConnection):
 
     def turn_away(self) -> None:
         """The client is too slow: it has lost whatever it has here."""
+        self._leave_queue()
         self.refuse_all(Outcome.CLIENT_SLOW)
         self.give_up()
 
@@ -348,13 +349,15 @@ class Http2Downstream(ClientConnection):
     # Inside
 
     def _leave(self) -> None:
-        streams = self.streams
+        self._leave_queue()
+        for stream in self.streams:
+            stream.leave()
+
+    def _leave_queue(self) -> None:
         # First those that wait: else the slots of the others would go to them, and the predictor would see them.
-        for stream in streams:
+        for stream in self.streams:
             if stream.exchange is not None and stream.exchange.waits:
                 stream.leave()
-        for stream in streams:
-            stream.leave()
 
     def _close_when_done(self) -> None:
         if self._machine.closing and not self._machine.streams:

@@ -75,7 +75,8 @@ class Sweeper:
         for pool in self._pools:
             pool.drop_idle(now)
             for exchange in list(pool.waiting):
-                exchange.check_patience(now)
+                # A dial that is refused says so at once; this is for one that hangs, and not for a loop that did.
+                exchange.check_patience(now - _MAX_TICK_S)
             if self._settings.timeout or self._settings.response_timeout:
                 self._end_overdue(pool, now)
 
@@ -85,7 +86,7 @@ class Sweeper:
         exchange = connection.exchange
         if exchange is not None and exchange.is_unnamed and now - exchange.began > _NAMING_S:
             exchange.name(whole=True)
-        elif self._is_behind(connection, counted):
+        elif exchange is not None and self._is_behind(connection, counted):
             connection.turn_away()
         elif connection.has_stalled(now, settings.idle_timeout):
             connection.give_up()

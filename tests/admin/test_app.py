@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from agent import __version__
 from agent.admin.app import Admin, state
 from agent.admin.merge import MERGING
+from agent.admin.status import Status
 from agent.errors import Outcome
 from agent.net.drain import Stage
 from tests.fakes import FakeRecord, FakeServer
@@ -96,6 +97,7 @@ async def test_before_it_is_ready_it_says_what_it_waits_for(port: Port) -> None:
     assert (await port.ask("/healthz"))[0] == 200
     shown = json.loads((await port.ask("/debug/state"))[1])
     assert (shown["state"], shown["waits_for"]) == ("starting", [*FakeStartup.missing])
+    assert Status(cast(Any, port.server)).now()["waits_for"] == FakeStartup.missing
     port.drain.stage = Stage.DRAINING
     assert (await port.ask("/readyz"))[:2] == (503, "draining\n")
 

@@ -258,6 +258,32 @@ async def test_a_dripping_upload_on_a_stream_loses_its_slot(h2bed: Http2Opener, 
     assert agent.outcomes == [Outcome.CLIENT_SLOW, Outcome.SERVED]
 
 
+async def test_a_slow_but_steady_stream_is_served(h2bed: Http2Opener) -> None:
+    """Both ways, at 2.5 KB/s."""
+    agent = await h2bed(limit="1")
+    client, server = await agent.pair()
+    client.is_eager = False
+    half = await client.send(grpc_head(), infer(bytes(200_000))[:20], end=False)
+    request = await server.head()
+    for number in range(20):
+        look(agent, 4)
+        await client.send_data(half, bytes(10_000), end=number == 19)
+        await client.settled()
+    await server.until(lambda: request.is_complete)
+    await server.send_head(request, GRPC_ANSWER)
+    agent.start(server.send_data(request, bytes(300_000)))
+    await client.until(lambda: len(half.body) == 65_535)
+    for _ in range(24):
+        look(agent, 4)
+        await client.grant(10_000)
+        await client.grant(10_000, half)
+        await client.settled()
+    await agent.sent()
+    await server.send_head(request, GRPC_OK, end=True)
+    await client.answer(half)
+    assert half.grpc_status == 0
+
+
 @pytest.mark.parametrize("window", [0, 100])
 async def test_a_stream_without_window_loses_its_slot(h2bed: Http2Opener, window: int) -> None:
     """A client asks for much and lets nothing come."""
@@ -285,7 +311,7 @@ async def test_a_stream_without_window_loses_its_slot(h2bed: Http2Opener, window
 
 
 async def test_a_connection_that_is_not_read_loses_its_slots(h2bed: Http2Opener) -> None:
-    agent = await h2bed(limit="1")
+    agent = await h2bed(limit="1", deadline="1h")
     peer, transport = await agent.narrow_client()
     client = Http2Client(peer, {raw.INITIAL_WINDOW_SIZE: 2**31 - 1})
     await client.grant(2**30)
@@ -295,13 +321,16 @@ async def test_a_connection_that_is_not_read_loses_its_slots(h2bed: Http2Opener)
     await server.send_head(request, GRPC_ANSWER)
     await server.stuff(request, BIG)
     await eventually(transport.get_write_buffer_size)
+    await client.call(b"waits, and must not be sent in the other's place")
+    await eventually(lambda: agent.admission.queued)
     for _ in range(7):
         look(agent, 4)
         await peer.exactly(1)
     assert not agent.outcomes
     look(agent, 8)
-    assert agent.outcomes == [Outcome.CLIENT_SLOW]
+    assert agent.outcomes == [Outcome.CLIENT_GONE, Outcome.CLIENT_SLOW]
     await server.until(lambda: request.reset is not None)
+    assert len(server.requests) == 1
     assert (await peer.ended()).was_reset
 
 

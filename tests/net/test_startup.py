@@ -250,7 +250,7 @@ async def test_a_dial_that_hangs_does_not_outlast_the_deadline(bed: Opener, monk
     client = await agent.client()
     await client.send(post(b"x"))
     await eventually(lambda: agent.pool.waiting)
-    agent.later(11)
+    agent.later(12)
     assert (await client.response()).status == 503
     hung.set()
 
