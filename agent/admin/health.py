@@ -28,6 +28,8 @@ _CHECK, _WATCH = b"/grpc.health.v1.Health/Check", b"/grpc.health.v1.Health/Watch
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
 _OK, _INVALID_ARGUMENT, _NOT_FOUND, _UNIMPLEMENTED = 0, 3, 5, 12
 _MAX_REQUEST = 4096
+# Answers of a few dozen bytes that nobody reads: such a client asks without end.
+_MAX_UNREAD = 256 * 1024
 _HEAD: Fields = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 _LIMITS = Limits(head=16 * 1024)
 _BOUNDS = Bounds(streams=16, connection_window=256 * 1024)
@@ -95,6 +97,9 @@ class HealthPort(asyncio.Protocol):
         if self._out:
             self._transport.write(b"".join(self._out))
             self._out.clear()
+            if self._transport.get_write_buffer_size() > _MAX_UNREAD:
+                self._machine.stop()
+                self._transport.abort()
 
     def close(self) -> None:
         """End the connection."""

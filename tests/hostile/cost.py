@@ -48,7 +48,7 @@ def flood(name: str, rounds: int) -> bytes:
 SHUT = PREFACE + raw.settings((raw.INITIAL_WINDOW_SIZE, 0))
 CRUMB = raw.indexing(b"c", b"x" * 400)
 ATTACKS = [
-    Attack("small honest requests", (GET + b"\r\n") * 200, 20),
+    Attack("small honest requests", (GET + b"\r\n") * 1_000, 20),
     Attack("empty lines", b"\r\n" * 32_000, 100),
     Attack("fields without end", GET + b"a:\r\n" * 16_000, 100),
     Attack("a line without end", GET + b"X: " + b"y" * 64_000, 100),

@@ -310,6 +310,8 @@ TARGETS = [
             "an upgrade with a body is served as what it is",
             "an upgrade with a chunked body",
             "Upgrade that Connection does not name",
+            "an upgrade",
+            "an upgrade among other options",
         ),
     ),
     Class("h2c by upgrade", "Bishop Fox 2020", accepted("h2c is not negotiated", "h2c among other protocols")),

@@ -5,9 +5,10 @@ from functools import partial
 from tests.hostile.case import TAIL, Case, Class, Play, Served
 from tests.hostile.http1 import GET, NEXT, POST
 from tests.hostile.recorder import OK, Request, Tape, respond
-from tests.hostile.site import Site, listen
+from tests.hostile.site import GOOD, Site, listen
 from tests.sockets import eventually
 
+MIB = 1 << 20
 INFER = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\n"
 CLOSE = GET + b"Connection: close\r\n\r\n"
 
@@ -181,6 +182,56 @@ async def unending(site: Site, data: bytes) -> None:
     assert not site.recorder.requests
 
 
+async def upload_to_nobody(site: Site) -> None:
+    """A predictor that does not read: the client's bytes stay with the client, and others are served."""
+    site.recorder.early = True
+    site.recorder.answer = lambda tape, request, stream: tape.transport.pause_reading()
+    client = await site.client()
+    await client.send(INFER + b"Content-Length: %d\r\n\r\n" % (256 * MIB))
+    await eventually(lambda: site.recorder.requests)
+    [connection] = site.bed.server.connections
+    await client.stuff(b"x" * 100_000, most=48 * MIB, until=lambda: connection._paused)
+    site.recorder.answer = respond
+    site.recorder.early = False
+    other = await site.client()
+    await other.send(GOOD)
+    assert (await listen(other)).statuses == [200]
+    other.close()
+    client.reset()
+    for tape in site.recorder.tapes:
+        if not tape.ended:
+            tape.transport.abort()
+
+
+async def answer_to_nobody(site: Site) -> None:
+    """A client that does not read: the predictor's bytes stay with the predictor, and others are served."""
+    unsent: list[int] = []
+
+    def answer(tape: Tape, request: Request, stream: int) -> None:
+        tape.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (64 * MIB) + bytes(64 * MIB))
+
+    site.recorder.answer = answer
+    client = await site.client()
+    await client.send(GET + b"\r\n")
+    await eventually(lambda: site.recorder.requests)
+    [connection] = site.bed.server.connections
+    tape = site.recorder.busy()
+
+    def is_at_rest() -> bool:
+        unsent.append(connection.unsent + tape.transport.get_write_buffer_size())
+        return len(unsent) > 100 and len(set(unsent[-100:])) == 1
+
+    await eventually(is_at_rest)
+    assert connection.unsent < MIB
+    assert tape.transport.get_write_buffer_size() > 16 * MIB
+    site.recorder.answer = respond
+    other = await site.client()
+    await other.send(GOOD)
+    assert (await listen(other)).statuses == [200]
+    other.close()
+    client.reset()
+
+
 UNENDING: list[Case] = [
     Play("in fields", partial(unending, data=GET + b"a:\r\n" * 200)),
     Play("in a line", partial(unending, data=GET + b"X: " + b"y" * 70_000)),
@@ -188,6 +239,11 @@ UNENDING: list[Case] = [
 
 CLASSES = [
     Class("heads that do not end", "memory for thirty times the bytes", UNENDING),
+    Class(
+        "sides that do not read",
+        "Shekyan 2011",
+        [Play("an upload", upload_to_nobody), Play("an answer", answer_to_nobody)],
+    ),
     Class("bodies cut short by their client", "RFC 9112 8", CUT),
     Class("pipelines", "Netty and Node families", PIPELINES),
     Class("bodies of requests that are answered here", "Kettle 2022 (CL.0)", LOCAL, {"limit": "1", "queue": "0"}),

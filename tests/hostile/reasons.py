@@ -6,6 +6,7 @@ _OLD = (
 _NO_UPGRADE = (
     "Envoy and HAProxy refuse upgrades that they do not know; a server may ignore Upgrade (RFC 9110 7.8), and it goes"
 )
+_TUNNEL = "any upgrade goes through and the predictor judges it; there is a tunnel only once it has answered 101"
 _UNKNOWN = (
     "unknown types are discarded wherever they come (RFC 9113 5.5); HAProxy takes one on an idle stream for an error"
 )
@@ -30,6 +31,8 @@ REASONS: dict[tuple[str, str], str] = {
     ("pipelines", "a request behind HTTP/1.0"): _OLD,
     ("upgrades and the body behind them", "an upgrade with a body is served as what it is"): _NO_UPGRADE,
     ("upgrades and the body behind them", "an upgrade with a chunked body"): _NO_UPGRADE,
+    ("upgrades and the body behind them", "an upgrade"): _TUNNEL,
+    ("upgrades and the body behind them", "an upgrade among other options"): _TUNNEL,
     ("h2c by upgrade", "h2c among other protocols"): _NO_UPGRADE,
     (
         "hop-by-hop abuse",

@@ -1,8 +1,10 @@
 """What clients write into metrics, logs and headers of control, and what the admin port takes."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,13 +13,15 @@ from agent.observe.accesslog import AccessLog, Mode
 from agent.observe.hooks import Hooks
 from tests.hostile.case import TAIL, Case, Class, Play, deliver
 from tests.hostile.http1_plays import INFER, hold
+from tests.hostile.http2 import CONNECTION
 from tests.hostile.http2_case import converse
 from tests.hostile.recorder import OK
 from tests.hostile.site import Site, listen
-from tests.net.http2_peers import grpc_head, infer
-from tests.sockets import Peer, dial, eventually
+from tests.net.http2_peers import HELLO, FrameReader, grpc_head, infer
+from tests.sockets import IncompleteError, Peer, dial, eventually
 from tests.wire import frames_by_hand as raw
 from tests.wire.test_http1_refusals import BODIES, CHUNKED, HEADS
+from tests.wire.test_http2_floods import FLOODS
 
 NASTY = (b"\r\nforged: 1", b"\x1b[2J", b'"} 1\nheadgate_up 1', b"\\", b"\xff\xfe", b"<script>", "ш\u2028".encode())
 
@@ -87,7 +91,6 @@ async def injected(site: Site) -> None:
         assert not any(character in metrics for character in "\r\x1b\0")
     list(text_string_to_metric_families(await page(site, "/metrics")))
     json.loads(await page(site, "/debug/state"))
-    assert "<script>alert" not in await page(site, "/status")
     bed.gate.hooks = Hooks([bed.server.counters, bed._endings], bed.errors.append)
 
 
@@ -201,6 +204,42 @@ async def big(site: Site, head: bytes) -> None:
     await unchanged(site)
 
 
+@dataclass(frozen=True, slots=True)
+class AdminBroken(Case):
+    """Health over HTTP/2 is served by the data plane's own machine: a broken connection ends, and nothing changes."""
+
+    name: str
+    data: bytes
+
+    async def play(self, site: Site) -> None:
+        reader = FrameReader(await admin(site))
+        with contextlib.suppress(ConnectionError):
+            await reader.peer.send(HELLO + self.data)
+        with contextlib.suppress(IncompleteError):
+            while True:
+                await reader.next()
+        reader.peer.close()
+        [goaway] = [frame for frame in reader.seen if frame.kind == raw.GOAWAY]
+        assert goaway.number != raw.NO_ERROR
+        await unchanged(site)
+
+
+async def never_read(site: Site) -> None:
+    """Questions without end, and nobody who reads the answers: cut off, with little held."""
+    host, _, port = site.bed.server.admin_address.rpartition(":")
+    client = await dial(host, int(port), kernel_buffer=4096)
+    call = raw.block(grpc_head())
+    await client.send(HELLO)
+    first = 1
+    with contextlib.suppress(ConnectionError):
+        while first < 1_000_000:
+            await client.send(b"".join(raw.headers(n, call, end=True) for n in range(first, first + 2_000, 2)))
+            first += 2_000
+    assert first < 1_000_000
+    client.close()
+    await unchanged(site)
+
+
 # llhttp skips surplus spaces in the request line, and CR and LF before it; aiohttp routes by the path alone, goes on
 # after 404 and 417, and takes 16 digits for a size.
 LENIENT = frozenset(
@@ -225,6 +264,10 @@ LENIENT = frozenset(
     }
 )
 
+# Those that need no request before them.
+FRAMES = ("HPACK that means nothing", "windows of the connection", "CONTINUATION flood")
+FLOODED = ("settings", "ping", "unknown frames", "rapid reset", "malformed")
+
 CLASSES = [
     Class("names that become labels", "unbounded cardinality", [Play("3,000 models", models)]),
     Class("lines of the log and of pages", "CWE-117, CWE-79", [Play("control characters and quotes", injected)]),
@@ -240,6 +283,13 @@ CLASSES = [
         [
             *[AdminRefused(name, data, name in LENIENT) for name, (data, _) in HEADS.items()],
             *[AdminRefused(name, CHUNKED + data, name in LENIENT) for name, (data, _) in BODIES.items()],
+            *[
+                AdminBroken(f"{group}: {name}", data)
+                for group in FRAMES
+                for name, (data, _) in CONNECTION[group].items()
+            ],
+            *[AdminBroken(f"a flood: {name}", b"".join(islice(FLOODS[name][0](), 4000))) for name in FLOODED],
+            Play("answers that nobody reads", never_read),
             Play("other methods", only_get),
             Play("a line that does not end", partial(big, head=b"X: " + b"y" * 2_000_000)),
             Play("many fields", partial(big, head=b"x: y\r\n" * 200_000)),
