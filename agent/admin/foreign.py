@@ -38,14 +38,14 @@ _PARTS = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_coun
 
 
 class Family:
-    """A name, what it is, and its samples, line by line. Equal keys mean the same series, however it is spelled."""
+    """A name, what it is, and its samples: values by series."""
 
     __slots__ = ("help", "kind", "samples")
 
     def __init__(self) -> None:
         self.help = ""
         self.kind = "untyped"
-        self.samples: dict[tuple[str, ...], str] = {}
+        self.samples: dict[str, str] = {}
 
 
 class Families:
@@ -66,7 +66,7 @@ class Families:
             if family.help:
                 yield f"# HELP {name} {family.help}"
             yield f"# TYPE {name} {family.kind}"
-            yield "\n".join(family.samples.values())
+            yield "\n".join(f"{series} {value}" for series, value in family.samples.items())
 
 
 class Reader:
@@ -117,15 +117,16 @@ class Reader:
         if family is None:
             return
         pairs = _PAIRS.findall(labels) if labels else []
-        told = [f"{label}={text}" for label, text in pairs]
+        # One spelling for each series: neither the order of labels nor the white space means anything.
+        told = [f"{label}={text}" for label, text in sorted(pairs)]
         if self._source:
             told.append(self._source)
-        key = (name, *sorted(told))
+        series = f"{name}{{{','.join(told)}}}" if told else name
         names = {label for label, _ in pairs}
-        if key in family.samples or len(names) != len(pairs) or (self._source and SOURCE in names):
+        if series in family.samples or len(names) != len(pairs) or (self._source and SOURCE in names):
             self.dropped += 1  # either would cost the whole scrape
             return
-        family.samples[key] = f"{name}{{{','.join(told)}}} {value}" if told else f"{name} {value}"
+        family.samples[series] = value
         self.samples += 1
 
     def _family(self, name: str) -> Family | None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
 from agent.policy.classify import Classifier, Kind, Route
-from tests.fuzz.bounds import bounded
+from agent.wire.message import Limits
+from tests.fuzz.bounds import bounded, large
 from tests.policy import test_classify as tables
 
 PAGE = b"/.headgate/load"
@@ -15,12 +16,13 @@ def seeds() -> Iterator[bytes]:
         path = target if isinstance(target, bytes) else target[-1]
         yield b"POST\n" + path
         yield b"GET\n" + path + b"?a=b"
+    yield from large(b"POST\n/v2/models/", b"x", b"/", b"%41", b":", b"m/versions/", b"m/infer/", size=16_384)
     for call in tables.CALLS:
         yield b"\n" + (call if isinstance(call, bytes) else call[0])
 
 
 def check(data: bytes) -> None:
-    method, _, target = data.partition(b"\n")
+    method, _, target = data[: Limits().target].partition(b"\n")
     for admit_unknown in (False, True):
         classifier = Classifier(admit_unknown=admit_unknown, page=PAGE)
         with bounded(len(data)):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 from agent.wire.hints import NAMES, HintReader
-from tests.fuzz.bounds import bounded
+from tests.fuzz.bounds import bounded, large
 from tests.wire.test_hints import BODIES
 
 _ALL, _NONE = HintReader(frozenset(NAMES)), HintReader(frozenset())
@@ -13,6 +13,8 @@ _ALL, _NONE = HintReader(frozenset(NAMES)), HintReader(frozenset())
 def seeds() -> Iterator[bytes]:
     for body, _ in BODIES.values():
         yield b"\0" + body.encode()
+    yield from large(b"\0", b"[", b'{"a":', b'"a":1,', b"9", b" ", b'{"parameters":{"a":1},')
+    yield from large(b"\1", b"\x22\2\0\0", b"\x0a", b"\xff", b"\x2a\0")
     parameters = b"\x22\x0d\x0a\7timeout\x12\2\x10\x05\x22\x0e\x0a\x08priority\x12\2\x28\2"
     yield b"\1\0\0\0\0\x30\x0a\1m" + parameters + b"\x2a\x06\x0a\0\x1a\2\3\4"
 

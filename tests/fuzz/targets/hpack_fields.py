@@ -15,7 +15,7 @@ from agent.wire.fields import Http2Request, Http2Response, Trailers, size_of
 from agent.wire.hpack import BlockDecoder, BlockError, encode, is_sensitive
 from agent.wire.message import Limits
 from agent.wire.sections import Sections
-from tests.fuzz.bounds import bounded
+from tests.fuzz.bounds import COMPARED, bounded, large
 from tests.wire import frames_by_hand as by_hand
 from tests.wire import test_fields, test_hpack
 
@@ -33,6 +33,9 @@ def seeds() -> Iterator[bytes]:
     yield b"".join(_record(block) for _, block, _ in test_hpack.EPOCHS)
     for block in (by_hand.response(), by_hand.response(204, (b"content-length", b"3"), (b"grpc-status", b"9"))):
         yield _record(block, _ANSWER)
+    for block in large(b"", b"\x82", b"\xbe", b"\0\1a\0", b"\x40\1a\1b", b"\x20", b"\xff"):
+        yield _record(by_hand.request() + block[:16_000])
+        yield b"".join(_record(block[:60]) for _ in range(300))
     yield _record(by_hand.block([(b"grpc-status", b"0"), (b"grpc-message", b"x ")]), _TRAILERS)
 
 
@@ -43,7 +46,7 @@ def _record(block: bytes, kind: int = 0) -> bytes:
 
 def check(data: bytes) -> None:
     kept, fresh, reference = Sections(LIMITS), Sections(LIMITS), BlockDecoder(2 * LIMITS.head)
-    at = 0
+    at = compared = 0
     while at + 2 <= len(data):
         kind, size = data[at], (data[at] & 0x3F) << 8 | data[at + 1]
         block = data[at + 2 : at + 2 + size]
@@ -61,13 +64,15 @@ def check(data: bytes) -> None:
         # What is remembered must mean what it meant: `fresh` forgets.
         for known in (fresh._requests, fresh._responses, fresh._trailers):
             known.clear()
-        with bounded(len(block), memory=4 << 20):
+        with bounded(len(block)):
             section = _read(kept, kind, block)
         other = _read(fresh, kind, block)
         assert (section is None) == (other is None)
         if section is not None and other is not None:
             assert _sent(section) == _sent(other)
-            _check_section(section, fields)
+            compared += 1
+            if compared <= COMPARED:
+                _check_section(section, fields)
 
 
 def _read(sections: Sections, kind: int, block: bytes) -> Http2Request | Http2Response | Trailers | None:

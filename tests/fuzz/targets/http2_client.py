@@ -8,13 +8,12 @@ import h2.connection
 import h2.events
 
 from tests.fuzz import frames
-from tests.fuzz.bounds import bounded
+from tests.fuzz.bounds import bounded, large, reads
 from tests.wire import frames_by_hand as by_hand
 from tests.wire.feeding import cut
 from tests.wire.recording import Client, Event
 from tests.wire.test_http2_random import SEEDS
 
-_READS = 2
 _OF_A_CLIENT = h2.config.H2Configuration(client_side=True, header_encoding=None)
 _HEAD = 5
 
@@ -23,17 +22,20 @@ def seeds() -> Iterator[bytes]:
     for data in SEEDS["client"]:
         yield b"\0" + data
         yield from frames.loosened(data)
+    answered = b"\0" + by_hand.headers(1, by_hand.response())
+    yield from large(answered, *frames.UNITS, by_hand.data(1, b"x"), by_hand.data(1, b"x" * 16_000), by_hand.data(1))
+    yield from large(b"\0", by_hand.headers(1, by_hand.response(100)), by_hand.headers(9, by_hand.response()))
 
 
 def check(data: bytes) -> None:
     data = frames.read(data)
     owner = _client()
-    with bounded(len(data), memory=frames.MEMORY):
+    with bounded(len(data)):
         owner.feed(data)
     events = frames.check_books(owner, data)
     _check_forwarded(owner, events)
     generator = random.Random(data)
-    for _ in range(_READS):
+    for _ in range(reads(data)):
         pieces = cut(data, [generator.randint(0, len(data)) for _ in range(generator.randint(1, 4))])
         again = _client()
         again.feed(*pieces)

@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 
 from agent.wire.grpc import MAX_NAME, MAX_NAME_SEARCH, PREFIX, MessageCounter, model_name
 from protos import open_inference_pb2
-from tests.fuzz.bounds import bounded
+from tests.fuzz.bounds import bounded, large
 from tests.wire.feeding import cut
 from tests.wire.test_grpc import NAMED, message
 
@@ -16,6 +16,8 @@ def seeds() -> Iterator[bytes]:
     for data, _ in NAMED.values():
         yield message(data)
         yield message(data, compressed=False) + message(data)
+    yield from large(b"", b"\0", b"\xff", message(b""), message(b"\x2a\1x"), b"\1" + message(b"")[1:])
+    yield message(next(large(b"", b"\x10\1")))
     yield message(b"\x0a\x06double\x2a\x00")
 
 
