@@ -69,19 +69,25 @@ def replay(target: Target, data: bytes) -> None:
             return
 
 
-def fuzz(target: Target, *, seconds: int, runs: int = -1, seed: int = 0, work: Path = WORK) -> Verdict:
-    """Run one target for so many seconds or so many runs, whichever ends first. `seed` 0 is another one each time."""
+def fuzz(
+    target: Target, *, seconds: int, runs: int = -1, seed: int = 0, largest: int = 1 << 16, work: Path = WORK
+) -> Verdict:
+    """Run one target for so many seconds or so many runs, whichever ends first. `seed` 0 is another one each time.
+
+    The inputs to begin with, of which none is above `largest` bytes, are tried in any case.
+    """
     corpus, begin, found = (work / kind / target.name for kind in ("corpus", "seeds", "findings"))
     for folder in (corpus, begin, found):
         folder.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(target.inputs()):
-        (begin / f"{number:04}").write_bytes(data)
+        if len(data) <= largest:
+            (begin / f"{number:04}").write_bytes(data)
     before = set(found.iterdir())
     flags = {
         "max_total_time": seconds,
         "runs": runs,
         "seed": seed,
-        "max_len": 1 << 16,
+        "max_len": largest,
         "timeout": 20,
         "rss_limit_mb": 1024,
         "artifact_prefix": f"{found}/",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import runner
+from tests.fuzz.bounds import SMALL
 from tests.fuzz.targets import NAMES, load
 
 RUNS = 800
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.skipif(not runner.is_available(), reason="atheris has n
 
 
 def test_targets_find_nothing(tmp_path: Path) -> None:
-    fuzz = partial(runner.fuzz, seconds=SECONDS, runs=RUNS, seed=1, work=tmp_path)
+    fuzz = partial(runner.fuzz, seconds=SECONDS, runs=RUNS, seed=1, largest=SMALL, work=tmp_path)
     with ThreadPoolExecutor(2) as pool:
         verdicts = list(pool.map(fuzz, map(load, NAMES)))
     print(*verdicts, sep="\n")
