@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 
+from agent.errors import Outcome
 from agent.wire.http1 import ServerHttp1
 from agent.wire.message import HeadCache, Limits, State
 from tests.fakes import Event, RecordingSink
@@ -12,6 +13,8 @@ from tests.wire.feeding import LIMITS, cut, feed, is_complete
 from tests.wire.oracle import Reading, read_request
 from tests.wire.test_http1_joined import written
 from tests.wire.test_http1_mutants import NASTY, SEEDS, TIGHT, check_body, check_forwarded, check_head
+
+TOO_LARGE = [("fault", Outcome.HEAD_TOO_LARGE), ("fault", Outcome.URI_TOO_LONG)]
 
 
 def seeds() -> Iterator[bytes]:
@@ -42,8 +45,8 @@ def check(data: bytes) -> None:
     generator, tight = random.Random(data), HeadCache()
     for _ in range(reads(data)):
         pieces = cut(data, [generator.randint(0, len(data)) for _ in range(generator.randint(1, 4))])
-        assert _read(pieces, heads) == events, [*map(len, pieces)]
-        assert _read(pieces, tight, TIGHT) == _read([data], HeadCache(), TIGHT), [*map(len, pieces)]
+        assert _alike(_read(pieces, heads), events), [*map(len, pieces)]
+        assert _alike(_read(pieces, tight, TIGHT), _read([data], HeadCache(), TIGHT)), [*map(len, pieces)]
     machine.eof()
     ended = list(sink.events)
     assert len(ended) - len(events) <= 1
@@ -58,6 +61,13 @@ def _read(pieces: list[bytes], heads: HeadCache, limits: Limits = LIMITS) -> lis
     sink.on_end = machine.next_message
     feed(machine, pieces)
     return sink.events
+
+
+def _alike(one: list[Event], other: list[Event]) -> bool:
+    """Equal, but for a head that breaks two rules: that it is too large may be noticed before the rest has come."""
+    if any(event in TOO_LARGE for event in one[-1:] + other[-1:]):
+        return one[:-1] == other[:-1] and one[-1][0] == other[-1][0]
+    return one == other
 
 
 def _messages(events: list[Event]) -> Iterator[list[Event]]:
