@@ -79,7 +79,7 @@ def _serve(parsed: argparse.Namespace, unknown: Sequence[str]) -> int:
     if parsed.check_config:
         _print(settings)
         return 0
-    return _run(settings, lambda: resolve(_flags(parsed, knobs()), os.environ))
+    return _run(settings, lambda: resolve(_flags(parsed, knobs()), os.environ, look=False))
 
 
 def _scaler(parsed: argparse.Namespace, unknown: Sequence[str]) -> int:

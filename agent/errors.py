@@ -42,6 +42,7 @@ class Outcome(IntEnum):
     OVERLOAD = 19
     UPSTREAM_RESET = 20
     CLIENT_SLOW = 21
+    UPSTREAM_TLS = 22
 
     @property
     def label(self) -> str:
@@ -89,6 +90,7 @@ REPLIES: tuple[Reply, ...] = (
     Reply(503, 14, True, Blame.AGENT, "the server is overloaded"),
     Reply(502, 13, False, Blame.UPSTREAM, "the predictor gave the request up"),
     Reply(408, 4, False, Blame.CLIENT, "the client was too slow"),
+    Reply(502, 14, False, Blame.UPSTREAM, "there is no secure connection to the predictor"),
 )
 
 
@@ -105,3 +107,7 @@ class SettingsError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class CertificateError(Exception):
+    """Files of certificates, keys or tokens are not what they should be; the message names them."""

@@ -30,7 +30,8 @@ class Knob(NamedTuple):
 
 @cache
 def declared(of: type) -> list[Knob]:
-    """All settings of a command in the order of their declaration; `of` is a dataclass of `knob` fields."""
+    """All settings of a command, a dataclass of `knob` fields, in the order of declaration; inherited ones last."""
+    own = of.__annotations__
     return [
         Knob(
             name=spec.name,
@@ -42,7 +43,7 @@ def declared(of: type) -> list[Knob]:
             repeat=spec.metadata["repeat"],
             parse=spec.metadata["parse"],
         )
-        for spec in fields(of)
+        for spec in sorted(fields(of), key=lambda spec: spec.name not in own)
     ]
 
 

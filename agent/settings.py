@@ -13,6 +13,8 @@ from agent.contradictions import contradictions
 from agent.errors import SettingsError
 from agent.knobs import Knob, declared, gather, knob
 from agent.observe.accesslog import Mode
+from agent.security import Security
+from agent.security import contradictions as insecurities
 from agent.values import AUTO, Listen, Page, Route
 
 # What `--live-settings` may hold: settings that can change while requests are served.
@@ -20,7 +22,7 @@ LIVE = ("limit", "model_limits", "queue", "queue_bytes", "deadline", "model_dead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Security):
     """The effective settings of `headgate serve`. Durations are seconds, sizes bytes."""
 
     routes: tuple[Route, ...] = knob(
@@ -265,7 +267,7 @@ class Settings:
 
     def shown(self) -> dict[str, object]:
         """As people write them."""
-        return asdict(self) | {
+        texts = asdict(self) | {
             "routes": [f"{route.listen}={route.upstream}" for route in self.routes],
             "admin": str(self.admin),
             "knative_metrics": self.knative_metrics and str(self.knative_metrics),
@@ -273,7 +275,9 @@ class Settings:
             "model_limits": {name: "auto" if bound == AUTO else bound for name, bound in self.model_limits},
             "model_deadlines": dict(self.model_deadlines),
             "merge_metrics": [str(page) for page in self.merge_metrics],
+            "tls_client_sans": [":".join(name) for name in self.tls_client_sans],
         }
+        return {each.name: texts[each.name] for each in knobs()}
 
     @property
     def listens(self) -> list[Listen]:
@@ -286,16 +290,17 @@ def knobs(of: type = Settings) -> list[Knob]:
     return declared(of)
 
 
-def resolve(flags: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> Settings:
+def resolve(flags: Mapping[str, Sequence[str]], env: Mapping[str, str], *, look: bool = True) -> Settings:
     """Build the settings. `flags` holds the texts given for each setting's name, `env` the environment.
 
-    Raises SettingsError with every problem found.
+    Unless `look`, files of certificates are not opened: they may be being replaced. Raises SettingsError with every
+    problem found.
     """
     problems: list[str] = []
     path = [env.get("HEADGATE_LIVE_SETTINGS", ""), *flags.get("live_settings", ())][-1]
     live = _read_live(path, problems) if path else {}
     given, wrong = gather(Settings, flags, env, live, path)
-    problems += wrong + contradictions(given)
+    problems += wrong + contradictions(given) + insecurities(given, look=look)
     if problems:
         raise SettingsError(problems)
     return Settings(**given)

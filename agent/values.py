@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 
 class Address(NamedTuple):
-    """Where a predictor listens: host and port, or the path of a Unix socket."""
+    """Where a predictor listens: host and port, or the path of a Unix socket; and whether it speaks TLS there."""
 
     host: str
     port: int
     path: str = ""
+    tls: bool = False
 
     @property
     def authority(self) -> bytes:
@@ -64,9 +65,12 @@ class Route(NamedTuple):
     @property
     def upstream(self) -> str:
         """The predictor as it is written in a route."""
-        if self.http1 == self.http2 and self.http1 is not None:
+        if self.http1 == self.http2 and self.http1 is not None and not self.http1.tls:
             return self.http1.url("auto")
-        urls = [self.http1 and self.http1.url("http"), self.http2 and self.http2.url("h2c")]
+        urls = [
+            self.http1 and self.http1.url("https" if self.http1.tls else "http"),
+            self.http2 and self.http2.url("h2" if self.http2.tls else "h2c"),
+        ]
         return ",".join(url for url in urls if url)
 
 
@@ -224,24 +228,26 @@ def listen(text: str) -> Listen:
 
 
 _UPSTREAM_FORM = (
-    "http://HOST:PORT (HTTP/1.1), h2c://HOST:PORT (HTTP/2: gRPC), auto://HOST:PORT (both), http://...,h2c://... or the "
-    "like with +unix:/PATH, such as http+unix:/PATH"
+    "http://HOST:PORT (HTTP/1.1), h2c://HOST:PORT (HTTP/2: gRPC), auto://HOST:PORT (both), https:// or h2:// (the same "
+    "over TLS), http://...,h2c://... or the like with +unix:/PATH, such as http+unix:/PATH"
 )
-_TCP = re.compile(r"(http|h2c|auto)://([A-Za-z0-9.\-_]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})/?")
-_UNIX = re.compile(r"(http|h2c|auto)\+unix:(/[^,]{1,106})")  # sun_path holds 108 bytes
+_OVER_TLS = {"https", "h2"}
+_TCP = re.compile(r"(https?|h2c?|auto)://([A-Za-z0-9.\-_]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})/?")
+_UNIX = re.compile(r"(https?|h2c?|auto)\+unix:(/[^,]{1,106})")  # sun_path holds 108 bytes
 
 
 def _upstream(text: str) -> tuple[str, Address]:
     """A predictor's address, after what it speaks there."""
     unix = _UNIX.fullmatch(text)
     if unix is not None:
-        return unix[1], Address("", 0, unix[2])
+        return unix[1], Address("", 0, unix[2], tls=unix[1] in _OVER_TLS)
     tcp = _TCP.fullmatch(text)
     if tcp is None or not 0 < int(tcp[3]) < 65536:
         raise ValueError(_UPSTREAM_FORM)
     host = tcp[2].removeprefix("[").removesuffix("]")
     # `localhost` resolves to ::1 first where predictors listen on IPv4 alone.
-    return tcp[1], Address("127.0.0.1" if host == "localhost" else host, int(tcp[3]))
+    host = "127.0.0.1" if host == "localhost" else host
+    return tcp[1], Address(host, int(tcp[3]), tls=tcp[1] in _OVER_TLS)
 
 
 _PAGE = re.compile(r"(http://[^/?#]*)(/[\x21\x22\x24-\x7e]*)")
@@ -274,6 +280,8 @@ def route(text: str) -> Route:
     addresses = dict(pairs)
     if schemes == ["auto"]:
         return Route(where, addresses["auto"], addresses["auto"])
-    if schemes not in (["http"], ["h2c"], ["h2c", "http"]):
-        raise ValueError("LISTEN=UPSTREAM,UPSTREAM with one http and one h2c upstream")
-    return Route(where, addresses.get("http"), addresses.get("h2c"))
+    http1 = [addresses[scheme] for scheme in schemes if scheme in {"http", "https"}]
+    http2 = [addresses[scheme] for scheme in schemes if scheme in {"h2c", "h2"}]
+    if len(http1) > 1 or len(http2) > 1 or len(http1) + len(http2) < len(schemes):
+        raise ValueError("LISTEN=UPSTREAM,UPSTREAM with one http or https and one h2c or h2 upstream")
+    return Route(where, http1[0] if http1 else None, http2[0] if http2 else None)

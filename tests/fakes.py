@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from agent.errors import Fault, Outcome
+from agent.net.handshakes import Result
 from agent.net.pulse import Pulse
 from agent.net.server import admission_of
 from agent.observe.counters import Counters
@@ -121,6 +123,25 @@ class FakeGate:
     active: int = 0
 
 
+class FakeSecure:
+    """TLS on the data port, none on the admin port. `token` opens the protected pages, once there is one."""
+
+    def __init__(self) -> None:
+        self.ports = {"data": [SimpleNamespace(counts=dict.fromkeys(Result, 0))], "admin": []}
+        self.token: bytes | None = None
+        self.certificates = [("data", 2e9)]
+
+    @property
+    def protects_admin(self) -> bool:
+        return self.token is not None
+
+    def ends(self) -> list[tuple[str, float]]:
+        return self.certificates
+
+    def admin_port(self, above: Callable[[], object]) -> Callable[[], object]:
+        return above
+
+
 class FakeServer:
     """The parts of a server that the admin pages show, without a loop or a socket."""
 
@@ -135,6 +156,7 @@ class FakeServer:
         self.gate = FakeGate()
         self.connections: set[object] = set()
         self.pools = [FakePool()]
+        self.secure = FakeSecure()
 
     def book(self, records: Iterable[FakeRecord]) -> None:
         for record in records:

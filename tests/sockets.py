@@ -295,6 +295,14 @@ class FakePredictor:
         self.peers.append(peer)
         return peer
 
+    async def _next(self) -> Peer:
+        """The next connection, however long it takes."""
+        assert self._listener is not None
+        sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+        peer = Peer(sock)
+        self.peers.append(peer)
+        return peer
+
     def accept_now(self) -> Peer:
         """The next connection, which must be there already."""
         assert self._listener is not None, "it does not listen"
@@ -338,12 +346,8 @@ class FakePredictor:
             self._tasks.clear()
 
     async def _accept_all(self, answer: Answer) -> None:
-        loop = asyncio.get_running_loop()
-        assert self._listener is not None
         while True:
-            sock, _ = await loop.sock_accept(self._listener)
-            peer = Peer(sock)
-            self.peers.append(peer)
+            peer = await self._next()
             self._tasks.add(asyncio.ensure_future(self._answer_all(peer, answer)))
 
     async def _answer_all(self, peer: Peer, answer: Answer) -> None:

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STDLIB = sys.stdlib_module_names
 
-LAYERS = {f"agent.{name}" for name in ("errors", "values", "settings", "logs", "wire", "policy", "observe")}
+LAYERS = {f"agent.{name}" for name in ("errors", "values", "certificates", "security", "settings", "logs")}
+LAYERS |= {"agent.wire", "agent.policy", "agent.observe"}
 LAYERS |= {"agent.scale.demand", "agent.scale.orca", "agent.scale.page", "agent.scale.stat"}
 
 # Package or module -> what it may import beside the standard library and itself; the first match counts. `agent` stands
@@ -20,6 +21,9 @@ ALLOWED: dict[str, set[str]] = {
     "agent.errors": set(),
     "agent.values": set(),
     "agent.logs": set(),
+    "agent.knobs": set(),
+    "agent.certificates": {"agent.errors"},
+    "agent.security": {"agent.certificates", "agent.knobs", "agent.values"},
     "agent.__main__": {"agent.cli"},
     "agent.cli": {
         "agent",
@@ -36,11 +40,11 @@ ALLOWED: dict[str, set[str]] = {
         "uvloop",
     },
     "agent.contradictions": {"agent.values"},
-    "agent.knobs": set(),
     "agent.settings": {
         "agent.contradictions",
         "agent.errors",
         "agent.knobs",
+        "agent.security",
         "agent.values",
         "agent.observe.accesslog",
     },
@@ -49,18 +53,27 @@ ALLOWED: dict[str, set[str]] = {
     "agent.observe": {"agent.errors", "agent.policy"},
     "agent.scale.demand": {"agent.errors", "agent.observe", "agent.policy"},
     "agent.scale.page": {"agent.scale.demand", "agent.observe", "agent.policy"},
-    "agent.scale.settings": {"agent.errors", "agent.knobs", "agent.values"},
+    "agent.scale.settings": {
+        "agent.certificates",
+        "agent.errors",
+        "agent.knobs",
+        "agent.security",
+        "agent.settings",
+        "agent.values",
+    },
     "agent.scale.ledger": set(),
     "agent.scale.orca": {"agent.scale.page"},
     "agent.scale.stat": {"agent.scale.demand"},
     "agent.scale.trigger": {"agent.scale.demand", "agent.scale.page", "agent.values"},
-    "agent.scale": {"agent", "agent.errors", "agent.logs", "aiohttp", "grpc", "protos"},
+    "agent.scale.access": {"agent.certificates", "agent.errors", "agent.logs", "agent.security"},
+    "agent.scale": {"agent", "agent.certificates", "agent.errors", "agent.logs", "aiohttp", "grpc", "protos"},
     "agent.net.server": {"agent", "agent.net", "agent.admin", "agent.scale.knative", *LAYERS},
     "agent.net": LAYERS,
     "agent.admin": {"agent", "agent.net", "aiohttp", "grpc", "protos", *LAYERS},
     "agent.inject.patch": {"agent.errors", "agent.knobs", "agent.settings", "agent.values"},
     "agent.inject": {
         "agent",
+        "agent.certificates",
         "agent.errors",
         "agent.knobs",
         "agent.logs",

@@ -10,6 +10,7 @@ import agent
 from agent.errors import SettingsError
 from agent.knobs import Knob
 from agent.observe.accesslog import Mode
+from agent.security import Security
 from agent.settings import Settings, knobs, resolve
 from agent.values import AUTO, Address, Listen, Page, Route
 
@@ -48,7 +49,7 @@ TABLE: dict[str, Texts] = {
             "70000=http://127.0.0.1:9000",
             "a b:80=http://127.0.0.1:9000",
             "80=127.0.0.1:9000",
-            "80=https://127.0.0.1:9000",
+            "80=tls://127.0.0.1:9000",
             "80=http://127.0.0.1",
             "80=http://127.0.0.1:0",
             "80=http://127.0.0.1:65536",
@@ -192,7 +193,7 @@ def value_of(settings: Settings, knob: Knob) -> Any:
 
 
 def test_the_table_has_every_setting() -> None:
-    assert list(TABLE) == list(KNOBS)
+    assert [*TABLE, *(knob.flag for knob in knobs(Security))] == list(KNOBS), "Security has a table of its own"
     assert {knob.name for knob in KNOBS.values()} == set(Settings.__dataclass_fields__)
 
 
@@ -312,12 +313,15 @@ def test_a_route_says_where_each_protocol_goes(text: str, http1: Address | None,
     [
         "http://127.0.0.1:1,http://127.0.0.1:2",
         "auto://127.0.0.1:1,h2c://127.0.0.1:2",
+        "http://127.0.0.1:1,https://127.0.0.1:2",
+        "h2://127.0.0.1:1,h2c://127.0.0.1:2",
+        "auto://127.0.0.1:1,h2://127.0.0.1:2",
         "http://127.0.0.1:1,h2c://127.0.0.1:2,h2c://127.0.0.1:3",
     ],
 )
 def test_two_upstreams_are_one_of_each_protocol(text: str) -> None:
     (problem,) = problems({"--route": [f"8080={text}"]})
-    assert "one http and one h2c upstream" in problem
+    assert "one http or https and one h2c or h2 upstream" in problem
 
 
 CONTRADICTIONS = {
@@ -437,6 +441,7 @@ def test_settings_that_only_look_like_a_contradiction(flags: dict[str, list[str]
         ("http+unix:/run/m.sock", b"localhost", "http+unix:/run/m.sock"),
         ("auto://localhost:90", b"127.0.0.1:90", "auto://127.0.0.1:90"),
         ("h2c://m:81,http://m:80", b"m:80", "http://m:80,h2c://m:81"),
+        ("h2://m:443,https://m:443", b"m:443", "https://m:443,h2://m:443"),
     ],
 )
 def test_a_predictors_address_names_it_to_itself_and_to_people(text: str, authority: bytes, shown: str) -> None:

@@ -11,6 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from agent import __version__
 from agent.admin.exposition import Exposition
+from agent.admin.guard import Guard
 from agent.admin.health import Door, HealthPort
 from agent.admin.merge import MERGING, Merged, Merger
 from agent.admin.status import Status, waits_for
@@ -44,7 +45,7 @@ class Admin:
         self._server = server
         self._exposition = Exposition(server)
         self._merger = Merger(server.settings.merge_metrics)
-        app = web.Application()
+        app = web.Application(middlewares=[Guard(server.secure).check])
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -67,7 +68,8 @@ class Admin:
         pages = self._runner.server
         assert pages is not None
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: Door(self._server.drain, pages, self._health), sock=sock)
+        door = self._server.secure.admin_port(lambda: Door(self._server.drain, pages, self._health))
+        self._listener = await loop.create_server(door, sock=sock)
 
     async def stop(self) -> None:
         """Answer what is being asked, then close."""

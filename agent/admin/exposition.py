@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from agent import __version__
 from agent.admin.merge import PageState
 from agent.admin.text import Text, labels
+from agent.net.handshakes import Result
 from agent.observe.counters import ModelCounters
 from agent.observe.history import read
 from agent.policy.deadline import DeadlineAdmission
@@ -15,6 +16,7 @@ from agent.policy.usage import Usage
 from agent.scale.page import FAST_S, SLOW_S
 
 if TYPE_CHECKING:
+    from agent.net.clear import Clear
     from agent.net.server import Server
 
 
@@ -256,8 +258,23 @@ class Exposition:
         text.family("headgate_upstream_connections", "gauge", "Open connections to the predictor.")
         text.add(sum(idle for _, idle in counts), labels(state="idle"))
         text.add(sum(busy for busy, _ in counts), labels(state="busy"))
+        _add_tls(text, server.secure)
         text.family("headgate_build_info", "gauge", "Always 1; the version is the label.")
         text.add(1, labels(version=__version__))
+
+
+def _add_tls(text: Text, secure: "Clear") -> None:
+    text.family("headgate_tls_handshakes_total", "counter", "Handshakes that clients began, by how they ended.")
+    for port, handshakes in secure.ports.items():
+        for result in Result if handshakes else ():
+            text.add(sum(each.counts[result] for each in handshakes), labels(port=port, result=result.value))
+    text.family(
+        "headgate_certificate_not_after_seconds",
+        "gauge",
+        "When the certificate that is shown ends, in seconds since 1970.",
+    )
+    for use, end in secure.ends():
+        text.add(end, labels(use=use))
 
 
 def _base(usage: Usage) -> str:

@@ -1,14 +1,15 @@
-"""The webhook's certificate: watched files, exchanged without a restart, and self-made ones."""
+"""The webhook's certificate: exchanged without a restart, and self-made ones."""
 
 import base64
 import datetime
 import ssl
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from agent.certificates import Watched, not_after, server_context
 
 # Nothing renews a self-made certificate, and one that has expired means that pods silently get no agent. So it lives
 # long, its key serves nothing else, and /metrics tells when it ends.
@@ -17,57 +18,32 @@ _SELF_MADE = datetime.timedelta(days=3650)
 _SLACK = datetime.timedelta(hours=1)
 
 
-class CertificateError(Exception):
-    """The files hold no certificate with its key; the message names them."""
-
-
 class Certificates:
     """A pair of files. Connections get what the files held when they were last found whole."""
 
     def __init__(self, cert: str, key: str) -> None:
-        """Read both. Raises CertificateError."""
-        self._files = Path(cert), Path(key)
-        self._seen = self._stamp()
-        self._current, self.not_after = self._load()
+        """Read both. Raises agent.errors.CertificateError."""
+        self._cert, self._key = cert, key
+        self._watched = Watched([cert, key], self._load)
         # The context that is listened with only hands connections over to the current one (PEP 466's SNI callback,
         # which runs without a name, too): reloading a live context could leave it with half a pair.
         self.context = self._load()[0]
         self.context.sni_callback = self._hand_over
 
-    def refresh(self) -> bool:
-        """Look at the files. Returns whether they hold something new, which is used from now on.
+    @property
+    def not_after(self) -> float:
+        """When the certificate ends, in seconds since 1970."""
+        return self._watched.made[1]
 
-        Raises CertificateError when they do and it is not whole: the old pair stays, and the next call tries again.
-        """
-        stamp = self._stamp()
-        if stamp == self._seen:
-            return False
-        self._current, self.not_after = self._load()
-        self._seen = stamp
-        return True
+    def refresh(self) -> bool:
+        """See agent.certificates.Watched."""
+        return self._watched.refresh()
 
     def _hand_over(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        connection.context = self._current
-
-    def _stamp(self) -> list[tuple[int, int, int]]:
-        try:
-            states = [path.stat() for path in self._files]
-        except OSError as error:
-            raise CertificateError(f"{error.filename}: {error.strerror}") from None
-        return [(state.st_mtime_ns, state.st_ino, state.st_size) for state in states]
+        connection.context = self._watched.made[0]
 
     def _load(self) -> tuple[ssl.SSLContext, float]:
-        """A context with the pair, and the second since 1970 when its certificate ends."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        cert, key = self._files
-        try:
-            context.load_cert_chain(cert, key)
-            certificate = x509.load_pem_x509_certificate(cert.read_bytes())
-        except (OSError, ValueError) as error:
-            raise CertificateError(f"{cert} and {key} are no certificate with its key: {error}") from None
-        return context, certificate.not_valid_after_utc.timestamp()
+        return server_context(self._cert, self._key, alpn=["http/1.1"]), not_after(self._cert)
 
 
 def self_made(namespace: str, service: str, now: datetime.datetime) -> str:

@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
 from agent import __version__, logs
-from agent.inject.certificates import CertificateError, Certificates, self_made
+from agent.errors import CertificateError
+from agent.inject.certificates import Certificates, self_made
 from agent.inject.cluster import ClusterError, has_native_sidecars
 from agent.inject.patch.sidecar import Defaults
 from agent.inject.review import MalformedError, review

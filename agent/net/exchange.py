@@ -150,15 +150,15 @@ class Exchange(Entry):
         self._drop_upstream()
         self._finish(fault.outcome)
 
-    def on_client_gone(self) -> None:
-        """The client has left. What has not reached the model is undone; what may be computing keeps its slot."""
+    def on_client_gone(self, *, cut: bool = False) -> None:
+        """The client has left, or was `cut` off. What the model has not seen is undone; what may run keeps its slot."""
         if self._phase is ENDED:
             return  # the end of its answer was still on its way
         self._down = None
         if self._phase is TUNNEL:
             up, self._up = self._up, None
             if up is not None:
-                up.shut()
+                (up.discard if cut else up.shut)()
             self._finish(SERVED)
             return
         self.status = self._gate.replies.status(Outcome.CLIENT_GONE)
@@ -269,10 +269,8 @@ class Exchange(Entry):
             self._messages.answer(data)
         if end:
             self._end_response()
-            if down is not None:
-                down.send_data(bytes(data), True)
-        elif down is not None:
-            down.send_data(bytes(data), False)
+        if down is not None:
+            down.send_data(bytes(data), end)
 
     def on_response_trailers(self, trailers: Trailers) -> None:
         """The end of an answer that has trailers."""
@@ -289,13 +287,15 @@ class Exchange(Entry):
         else:
             self.refuse(fault.outcome)
 
-    def on_upstream_lost(self) -> None:
-        """The connection to the predictor is gone."""
+    def on_upstream_lost(self, *, cut: bool = False) -> None:
+        """The connection to the predictor is gone: `cut`, or ended."""
         if self._phase is TUNNEL:
             down = self._down
             self._drop_upstream()
             self._finish(SERVED)
-            if down is not None:
+            if down is not None and cut:
+                down.cut(Outcome.UPSTREAM_TRUNCATED)
+            elif down is not None:
                 down.close_tunnel()
         elif self._response is not None:
             self.refuse(Outcome.UPSTREAM_TRUNCATED)
@@ -375,7 +375,6 @@ class Exchange(Entry):
         if self._phase is CONNECTING:
             self._gate.held.pop(self, None)
             self._pool.forget(self)
-        up = self._up
+        up, self._up = self._up, None
         if up is not None:
-            self._up = None
             up.discard()

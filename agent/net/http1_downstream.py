@@ -128,7 +128,7 @@ class Http1Downstream(ClientConnection):
         self._gate.depart(self)
         self._machine.stop()
         if self._exchange is not None:
-            self._exchange.on_client_gone()
+            self._exchange.on_client_gone(cut=True)
             self._exchange = None
 
     def writable(self, *, ready: bool) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from agent.wire.message import Limits, State
 
 if TYPE_CHECKING:
     from agent.net.exchange import Exchange
+    from agent.net.handshakes import Dialled
 
 READY = State.READY
 # What the predictor ends by closing the connection, as it should.
@@ -133,7 +134,7 @@ class Http1Upstream(Connection):
         exchange = self.exchange
         if exchange is not None:
             self._pool.distrust()
-            exchange.on_upstream_lost()
+            exchange.on_upstream_lost(cut=True)
 
     def writable(self, *, ready: bool) -> None:
         if self.exchange is not None:
@@ -182,8 +183,15 @@ class Http1Pool(Dialler):
 
     refuses = False
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, shared: Shared, address: Address, limits: Limits) -> None:
-        super().__init__(loop, shared, address)
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        shared: Shared,
+        address: Address,
+        limits: Limits,
+        secure: Callable[[asyncio.BaseProtocol], "Dialled"] | None = None,
+    ) -> None:
+        super().__init__(loop, shared, address, secure)
         self.authority = address.authority
         self.idle: deque[Http1Upstream] = deque()
         self.connections: set[Http1Upstream] = set()

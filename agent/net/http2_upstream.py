@@ -1,7 +1,7 @@
 """HTTP/2 connections to one predictor: each carries many requests, and another is dialled when it takes no more."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from agent.wire.stream import Bounds
 
 if TYPE_CHECKING:
     from agent.net.exchange import Exchange
+    from agent.net.handshakes import Dialled
 
 
 class Outbound(ClientStream):
@@ -228,9 +229,15 @@ class Http2Pool(Dialler):
     refuses = True
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, shared: Shared, address: Address, limits: Limits, bounds: Bounds
+        self,
+        loop: asyncio.AbstractEventLoop,
+        shared: Shared,
+        address: Address,
+        limits: Limits,
+        bounds: Bounds,
+        secure: Callable[[asyncio.BaseProtocol], "Dialled"] | None = None,
     ) -> None:
-        super().__init__(loop, shared, address)
+        super().__init__(loop, shared, address, secure)
         self.connections: set[Http2Upstream] = set()
         self._open: list[Http2Upstream] = []
         self._limits = limits

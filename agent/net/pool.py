@@ -1,16 +1,19 @@
 """What the pools of both protocols share: dialling, backing off while the predictor refuses, and who waits."""
 
 import asyncio
+import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from agent.errors import Outcome
 from agent.net.connection import Connection, Shared
 from agent.values import Address
 
 if TYPE_CHECKING:
     from agent.net.exchange import Exchange
+    from agent.net.handshakes import Dialled
 
 CONNECT_TIMEOUT_S = 5.0
 # While the predictor refuses connections, one dial at a time: first soon, for a restart may be nearly over, then rarer.
@@ -29,6 +32,7 @@ class Dialler:
         "_dialling",
         "_loop",
         "_redial",
+        "_secure",
         "_shared",
         "_tasks",
         "address",
@@ -37,11 +41,19 @@ class Dialler:
         "waiting",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, shared: Shared, address: Address) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        shared: Shared,
+        address: Address,
+        secure: Callable[[asyncio.BaseProtocol], "Dialled"] | None,
+    ) -> None:
         self.waiting: OrderedDict[Exchange, None] = OrderedDict()
         self._loop = loop
         self._shared = shared
         self.address = address
+        # What puts TLS under a connection; None in the clear.
+        self._secure = secure
         self.told: Callable[[Address], None] | None = None
         self.siblings: Sequence[Dialler] = ()
         # A dial is over when its connection is made. Its task ends a few turns later, too late to be counted: whoever
@@ -135,29 +147,40 @@ class Dialler:
         task.add_done_callback(self._tasks.discard)
 
     async def open(self, protocol: asyncio.BaseProtocol) -> None:
-        """Connect a protocol to the predictor. Raises OSError."""
+        """Connect a protocol to the predictor. Raises OSError: ssl.SSLError where another dial would fail as well."""
         address = self.address
-        if address.path:
-            await self._loop.create_unix_connection(lambda: protocol, address.path)
-        else:
-            await self._loop.create_connection(lambda: protocol, address.host, address.port)
+        dialled = None if self._secure is None else self._secure(protocol)
+        below = protocol if dialled is None else dialled.layer
+        try:
+            if address.path:
+                await self._loop.create_unix_connection(lambda: below, address.path)
+            else:
+                await self._loop.create_connection(lambda: below, address.host, address.port)
+            if dialled is not None:
+                await dialled.done
+        finally:
+            if dialled is not None:
+                dialled.end()
 
     async def _connect(self, connection: Connection) -> None:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self.open(connection)
+        except ssl.SSLError:
+            self._dialling.discard(connection)
+            self._failed(lambda exchange: exchange.refuse(Outcome.UPSTREAM_TLS))
         except OSError:  # refused, no such socket, no route, no descriptor left, or TimeoutError: all may pass
             self._dialling.discard(connection)
-            self._failed()
+            now = monotonic()
+            self._failed(lambda exchange: exchange.on_refused_connection(now))
 
-    def _failed(self) -> None:
+    def _failed(self, tell: Callable[["Exchange"], None]) -> None:
         # First of all, so that what is dispatched in place of a refused exchange does not dial at once.
         if self._redial is None:
             self._put_off()
             self._backoff = min(self._backoff * 2, MAX_BACKOFF_S)
-        now = monotonic()
         for exchange in list(self.waiting):
-            exchange.on_refused_connection(now)
+            tell(exchange)
         self._shared.flush()
 
     def _try_again(self) -> None:

@@ -13,7 +13,9 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from agent import __version__, logs
+from agent.errors import CertificateError
 from agent.net.arrival import Arrival
+from agent.net.clear import HTTP1, HTTP2, secured
 from agent.net.connection import ClientConnection, Shared
 from agent.net.drain import Drain, Stage
 from agent.net.gate import Gate
@@ -60,10 +62,9 @@ class Server:
     """The whole agent in one process. `start`, then `drain.begin` and `drain.wait`, then `stop`."""
 
     def __init__(self, settings: Settings) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         now = monotonic()
         self.settings = settings
-        self._loop = loop
         self.counters = Counters()
         names = [name for name, _ in settings.model_limits]
         self.usages = {protocol: UsageTable(names, now, protocol) for protocol in ("http", "grpc")}
@@ -90,6 +91,7 @@ class Server:
             max_connections=min(settings.max_connections, _room_for_connections()),
             times_answers=settings.response_timeout > 0,
         )
+        self.secure = secured(loop, settings, shared.small)
         self._limits = Limits(head=settings.max_head)
         # What a client may send ahead of its dispatch is what may be read of a queued body.
         self._bounds = Bounds(stream_window=settings.queued_body)
@@ -124,7 +126,7 @@ class Server:
         knative = sockets.pop() if self.proxied is not None else None
         *data, admin = sockets
         for sock, (http1, http2) in zip(data, self._ways, strict=True):
-            factory = partial(Arrival, self.gate, self._limits, self._bounds, http1, http2)
+            factory = self._accepting(http1, http2)
             self._listeners.append(await self._loop.create_server(factory, sock=sock, backlog=_BACKLOG))
         self.sweeper = Sweeper(self._loop, self.settings, self.gate, self.pools)
         self._tick()
@@ -144,11 +146,13 @@ class Server:
             listen=self.addresses,
             upstream=[route.upstream for route in self.settings.routes],
             admin=self.admin_address,
+            tls=bool(self.settings.tls_cert),
             knative=self.knative_address or None,
             limit=self.admission.limit,
             queue=self.settings.queue,
         )
         self.startup.begin(looks=self.drain.stage is Stage.STARTING or self.admission.hold_until > 0.0)
+        self.secure.warn()
 
     async def stop(self) -> None:
         """Take everything down at once."""
@@ -166,6 +170,7 @@ class Server:
         for part in (self._admin, self._knative):
             if part is not None:
                 await part.stop()
+        self.secure.stop("admin")
 
     @property
     def connections(self) -> set[ClientConnection]:
@@ -192,24 +197,40 @@ class Server:
         return self._http1(route.http1), self._http2(route.http2)
 
     def _http1(self, address: Address | None) -> Http1Pool | None:
-        return None if address is None else Http1Pool(self._loop, self._shared, address, self._limits)
+        if address is None:
+            return None
+        return Http1Pool(self._loop, self._shared, address, self._limits, self.secure.way(address, HTTP1))
 
     def _http2(self, address: Address | None) -> Http2Pool | None:
         if address is None:
             return None
-        return Http2Pool(self._loop, self._shared, address, self._limits, Bounds(stream_window=BULK_WINDOW))
+        bounds = Bounds(stream_window=BULK_WINDOW)
+        return Http2Pool(self._loop, self._shared, address, self._limits, bounds, self.secure.way(address, HTTP2))
+
+    def _accepting(self, http1: Http1Pool | None, http2: Http2Pool | None) -> Callable[[], asyncio.BaseProtocol]:
+        """What a connection to a data port begins as."""
+        clear = partial(Arrival, self.gate, self._limits, self._bounds)
+        secured = self.secure.data_port(
+            lambda is_http2: clear(None, http2) if is_http2 else clear(http1, None),
+            http1=http1 is not None,
+            http2=http2 is not None,
+            room_for=lambda handshakes: len(self.connections) + handshakes < self.gate.max_connections,
+        )
+        return secured or partial(clear, http1, http2)
 
     def _tick(self) -> None:
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
         now = monotonic()
         self.load.tick(now)
         self.pulse.beat(now)
+        self.secure.look()
         if self._knative is not None:
             self._knative.tick(now)
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
             listener.close()
+        self.secure.stop("data")
 
 
 def _acquaint(pools: Sequence[Dialler]) -> None:
@@ -289,7 +310,11 @@ async def _first(*tasks: asyncio.Task[object]) -> None:
 
 async def serve(settings: Settings, resolve: Callable[[], Settings]) -> int:
     """Run until a signal ends it. Returns the exit code. `resolve` builds the settings anew; see `live`."""
-    server = Server(settings)
+    try:
+        server = Server(settings)
+    except CertificateError as error:  # the files have changed since the settings were read
+        logs.event("cannot start", level=40, error=str(error))
+        return 1
     live = LiveSettings(server, resolve)
     asked, ended = asyncio.Event(), asyncio.Event()
 
@@ -301,10 +326,14 @@ async def serve(settings: Settings, resolve: Callable[[], Settings]) -> int:
         logs.event("draining", signal=number.name)
         server.drain.begin(hurry=number is signal.SIGINT)
 
+    def on_hangup() -> None:
+        live.reload()
+        server.secure.look()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    loop.add_signal_handler(signal.SIGHUP, live.reload)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     try:
         await server.start()
     except OSError as error:

@@ -31,7 +31,8 @@ class Startup:
         self._pools: dict[Address, Dialler] = {}
         for pool in pools:
             pool.told = self._reached
-            self._pools[pool.address] = pool
+            # The first is the one for HTTP/1.1, which over TLS is agreed on before anything can be asked.
+            self._pools.setdefault(pool.address, pool)
         self._path = path
         self._unreached = dict.fromkeys(self._pools)
         self._asked = dict.fromkeys(asked if path else ())

@@ -7,6 +7,7 @@ import aiohttp
 
 from agent import logs
 from agent.scale import ledger
+from agent.scale.access import Access
 from agent.scale.discovery import Discovery, DiscoveryError
 from agent.scale.ledger import Ledger, Said, Total
 from agent.scale.page import PATH
@@ -33,6 +34,7 @@ class Fleet:
         window: int,
         discovery: Discovery,
         session: aiohttp.ClientSession,
+        access: Access,
         *,
         timeout_s: float,
         interval_s: float,
@@ -42,6 +44,7 @@ class Fleet:
         self._path = f"{PATH.decode()}?window={window}s"
         self._discovery = discovery
         self._session = session
+        self._access = access
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._interval_s = interval_s
         self._hold_s = hold_s
@@ -58,6 +61,7 @@ class Fleet:
         async with self._lock:
             if self._total is None or monotonic() - self._read_at >= self._interval_s:
                 self._total = None
+                self._access.look()
                 agents = await self._find()
                 answers = await asyncio.gather(*map(self._ask, agents))
                 self._note({agent for agent, said in zip(agents, answers, strict=True) if said is None})
@@ -82,9 +86,8 @@ class Fleet:
 
     async def _ask(self, agent: str) -> Said | None:
         try:
-            async with self._session.get(
-                f"http://{agent}{self._path}", timeout=self._timeout, allow_redirects=False
-            ) as answer:
+            url, options = f"{self._access.scheme}://{agent}{self._path}", self._access.options()
+            async with self._session.get(url, timeout=self._timeout, allow_redirects=False, **options) as answer:
                 body = await answer.content.read(_MAX_BYTES)
                 return ledger.read(body) if answer.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):

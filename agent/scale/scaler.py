@@ -13,9 +13,10 @@ import grpc
 from grpc import StatusCode
 
 from agent import __version__, logs
-from agent.errors import SettingsError
-from agent.scale import settings as scaler_settings
+from agent.certificates import Watched, server_context
+from agent.errors import CertificateError
 from agent.scale import trigger as triggers
+from agent.scale.access import Access
 from agent.scale.discovery import Discovery, in_cluster
 from agent.scale.fleet import Fleet, UnknownLoadError
 from agent.scale.ledger import Total
@@ -42,6 +43,7 @@ class Scaler(services.ExternalScalerServicer):
         self._settings = settings
         self._discovery = discovery
         self._session = session
+        self._access = Access(settings.agent_ca, settings.agent_server_name, settings.agent_token_file)
         self._fleets: OrderedDict[tuple[Source, int], Fleet] = OrderedDict()
         self.stopping = asyncio.Event()
 
@@ -114,6 +116,7 @@ class Scaler(services.ExternalScalerServicer):
                 trigger.window,
                 self._discovery,
                 self._session,
+                self._access,
                 timeout_s=settings.scrape_timeout,
                 interval_s=settings.interval,
                 hold_s=settings.hold,
@@ -154,7 +157,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(Health(self.scaler.stopping), self._server)
 
     async def start(self) -> None:
-        """Listen. Raises RuntimeError where the port is taken or the certificates are no good."""
+        """Listen. Raises RuntimeError where the port is taken, CertificateError where the files are no good."""
         settings, address = self._settings, str(self._settings.listen)
         if settings.tls_cert:
             self.port = self._server.add_secure_port(address, _Certificates(settings).credentials())
@@ -173,29 +176,30 @@ class _Certificates:
 
     def __init__(self, settings: ScalerSettings) -> None:
         self._settings = settings
-        self._used = self._read()
+        self._watched = Watched([settings.tls_cert, settings.tls_key, settings.tls_client_ca], self._read)
 
     def credentials(self) -> Any:
         """What a port is opened with."""
         demands = bool(self._settings.tls_client_ca)
-        return grpc.dynamic_ssl_server_credentials(_configuration(self._used), self._fetch, demands)
+        return grpc.dynamic_ssl_server_credentials(_configuration(self._watched.made), self._fetch, demands)
 
     def _fetch(self) -> Any:
         """Called by gRPC before each handshake, from a thread of its own; None goes on with what there is."""
         try:
-            scaler_settings.check_files(self._settings)
-            found = self._read()
-        except (OSError, SettingsError):
-            return None  # they are being replaced
-        if found == self._used:
+            return _configuration(self._watched.made) if self._watched.refresh() else None
+        except CertificateError as error:
+            logs.event("files kept", level=30, reason=str(error))
             return None
-        self._used = found
-        return _configuration(found)
 
     def _read(self) -> tuple[bytes, bytes, bytes | None]:
         settings = self._settings
-        roots = Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
-        return Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes(), roots
+        # gRPC itself would find out with the first client, and tell nobody.
+        server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        try:
+            roots = Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
+            return Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes(), roots
+        except OSError as error:
+            raise CertificateError(str(error)) from None
 
 
 def _configuration(files: tuple[bytes, bytes, bytes | None]) -> Any:
@@ -224,10 +228,10 @@ async def serve(settings: ScalerSettings) -> int:
         loop.add_signal_handler(number, asked.set)
     async with session() as http:
         cluster = in_cluster(http)
-        server = Server(settings, Discovery(cluster), http)
         try:
+            server = Server(settings, Discovery(cluster), http)
             await server.start()
-        except RuntimeError as error:
+        except (RuntimeError, CertificateError) as error:
             logs.event("cannot start", level=40, error=str(error))
             return 1
         logs.event(

@@ -1,14 +1,15 @@
 """The settings of `headgate scaler`."""
 
-import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agent import values
+from agent.certificates import unfit
 from agent.errors import SettingsError
 from agent.knobs import gather, knob
+from agent.security import server_name, token
 from agent.values import Listen
 
 
@@ -54,6 +55,27 @@ class ScalerSettings:
         "how long the last word of an agent counts that is still there and does not answer",
         form="DUR",
     )
+    agent_ca: str = knob(
+        "agent-ca",
+        "",
+        _file,
+        "ask agents over TLS: the roots that must have issued their certificates",
+        form="FILE",
+    )
+    agent_server_name: str = knob(
+        "agent-server-name",
+        "",
+        server_name,
+        "the name that the agents' certificates are for; by default the address by which they are asked",
+        form="NAME",
+    )
+    agent_token_file: str = knob(
+        "agent-token-file",
+        "",
+        _file,
+        "the bearer token of the agents' admin ports; needs --agent-ca",
+        form="FILE",
+    )
     log_level: str = knob(
         "log-level",
         "info",
@@ -74,33 +96,22 @@ def resolve(flags: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> Scale
 
 def _contradictions(given: Mapping[str, Any]) -> list[str]:
     """What is wrong with the files together. gRPC would find out with the first client, and tell nobody."""
-    problems = []
+    problems = _unfit_for_agents(given)
     cert, key, roots = (given.get(name) for name in ("tls_cert", "tls_key", "tls_client_ca"))
-    if None not in {cert, key} and bool(cert) is not bool(key):
-        problems.append("--tls-cert and --tls-key need each other")
-    if roots and cert == "":
-        problems.append("--tls-client-ca needs --tls-cert and --tls-key")
-    return problems + _unfit(cert, key, roots)
+    if cert is None or key is None:
+        return problems  # one of them cannot be read, which has been said
+    problems += ["--tls-client-ca needs --tls-cert and --tls-key"] if roots and not cert else []
+    return problems + unfit(("--tls-cert", "--tls-key", "--tls-client-ca"), cert, key, roots or "")
 
 
-def check_files(settings: ScalerSettings) -> None:
-    """Raises SettingsError where the files do not fit together now."""
-    problems = _unfit(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-    if problems:
-        raise SettingsError(problems)
-
-
-def _unfit(cert: str | None, key: str | None, roots: str | None) -> list[str]:
-    problems = []
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    if cert and key:
+def _unfit_for_agents(given: Mapping[str, Any]) -> list[str]:
+    ca, file = given.get("agent_ca"), given.get("agent_token_file")
+    problems = unfit(("", "", "--agent-ca"), "", "", ca) if ca else []
+    if file:
         try:
-            context.load_cert_chain(cert, key, password="")
-        except (ssl.SSLError, ValueError):
-            problems.append(f"--tls-cert {cert} and --tls-key {key} are no certificate with its key, as PEM")
-    if roots:
-        try:
-            context.load_verify_locations(roots)
-        except (ssl.SSLError, ValueError):
-            problems.append(f"--tls-client-ca {roots} holds no certificates, as PEM")
-    return problems
+            token(file)
+        except ValueError as error:
+            problems.append(f"--agent-token-file {error}")
+    # Whoever writes a ScaledObject says who is asked: the token is for those alone who can prove who they are.
+    needing = {"--agent-token-file": file, "--agent-server-name": given.get("agent_server_name")}
+    return problems + [f"{flag} needs --agent-ca" for flag, value in needing.items() if value and ca == ""]

@@ -52,6 +52,10 @@ class Port:
         self.server = server
         self.drain = drain
 
+    def get(self, path: str, headers: dict[str, str]) -> Any:
+        """The answer, to be read as a context."""
+        return self._session.get(path, headers=headers)
+
     async def ask(
         self, path: str, method: str = "GET", accept: str = "", *, merging: bool = False
     ) -> tuple[int, str, str]:

@@ -10,8 +10,9 @@ from tests.faults.pair import pair
 from tests.faults.process import process
 from tests.net.bed import bed
 from tests.net.http2_bed import h2bed
+from tests.net.tls_bed import papers, tls_agent, tls_bed, tls_h2bed
 
-__all__ = ["bed", "h2bed", "pair", "process"]
+__all__ = ["bed", "h2bed", "pair", "papers", "process", "tls_agent", "tls_bed", "tls_h2bed"]
 
 
 def pytest_asyncio_loop_factories(

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.inject.certificates import CertificateError, Certificates
+from agent.errors import CertificateError
+from agent.inject.certificates import Certificates
 from tests.sockets import PATIENCE_S
 
 from .endpoint import HOST, Endpoint, Pair, endpoint, review_of

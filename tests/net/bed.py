@@ -177,9 +177,12 @@ class Bed:
     async def client(self, *, kernel_buffer: int | None = None) -> Peer:
         """A new connection to the agent."""
         host, _, port = self.server.addresses[0].rpartition(":")
-        peer = await dial(host, int(port), kernel_buffer=kernel_buffer)
+        peer = await self._dial(host, int(port), kernel_buffer)
         self._clients.append(peer)
         return peer
+
+    async def _dial(self, host: str, port: int, kernel_buffer: int | None) -> Peer:
+        return await dial(host, port, kernel_buffer=kernel_buffer)
 
     async def narrow_client(self) -> tuple[Peer, asyncio.Transport]:
         """A new connection on which the kernel holds next to nothing, and the agent's transport for it.

@@ -8,8 +8,9 @@ import uvloop
 
 from tests.net.bed import bed
 from tests.net.http2_bed import h2bed
+from tests.net.tls_bed import papers, tls_agent, tls_bed, tls_h2bed
 
-__all__ = ["bed", "h2bed"]
+__all__ = ["bed", "h2bed", "papers", "tls_agent", "tls_bed", "tls_h2bed"]
 
 
 def pytest_asyncio_loop_factories(

@@ -1,13 +1,16 @@
 """A workload's agents over real sockets: asked side by side, in time, and not more often than needed."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from agent.scale.access import Access
 from agent.scale.discovery import Discovery, DiscoveryError
 from agent.scale.fleet import Fleet, UnknownLoadError
 from agent.scale.ledger import Total
@@ -15,6 +18,7 @@ from agent.scale.scaler import session
 from agent.scale.trigger import Find, Source
 from tests.scale.peers import Handler, Page, serving
 from tests.sockets import eventually
+from tests.tls import NAME, Papers
 
 
 class Told(Discovery):
@@ -40,15 +44,21 @@ class Bench:
         self._stack = stack
         self._http = http
 
-    async def open(self, *pages: Page | Handler) -> list[str]:
+    async def open(self, *pages: Page | Handler, tls: ssl.SSLContext | None = None) -> list[str]:
         handlers = [page.answer if isinstance(page, Page) else page for page in pages]
-        return [await self._stack.enter_async_context(serving(handler)) for handler in handlers]
+        return [await self._stack.enter_async_context(serving(handler, tls)) for handler in handlers]
 
     def fleet(
-        self, discovery: Discovery, *, timeout_s: float = 10.0, interval_s: float = 0.0, hold_s: float = 60
+        self,
+        discovery: Discovery,
+        access: Access | None = None,
+        *,
+        timeout_s: float = 10.0,
+        interval_s: float = 0.0,
+        hold_s: float = 60,
     ) -> Fleet:
-        source = Source(Find.LIST)
-        return Fleet(source, 15, discovery, self._http, timeout_s=timeout_s, interval_s=interval_s, hold_s=hold_s)
+        times = {"timeout_s": timeout_s, "interval_s": interval_s, "hold_s": hold_s}
+        return Fleet(Source(Find.LIST), 15, discovery, self._http, access or Access(), **times)
 
 
 @pytest.fixture
@@ -178,3 +188,23 @@ async def test_silence_is_logged_once_and_so_is_its_end(bench: Bench, caplog: py
     fleet._agents = [agent]
     await fleet.read()
     assert len(caplog.records) == 1, "it has left"
+
+
+async def test_protected_agents_are_asked_over_tls_with_the_token(bench: Bench, tmp_path: Path) -> None:
+    papers, file, given = Papers(tmp_path / "papers", NAME), tmp_path / "token", []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        given.append(request.headers.get("Authorization"))
+        return await Page(4.0).answer(request)
+
+    file.write_text("one\n")
+    found = Told(await bench.open(answer, tls=papers.server()))
+    fleet = bench.fleet(found, Access(papers.ca, NAME, str(file)))
+    assert (await fleet.read()).demand == 4.0
+    file.write_text("another")
+    assert (await fleet.read()).demand == 4.0
+    assert given == ["Bearer one", "Bearer another"]
+    for access in (Access(papers.ca, "", str(file)), Access(Papers(tmp_path / "other").ca, NAME, str(file)), Access()):
+        with pytest.raises(UnknownLoadError):
+            await bench.fleet(found, access).read()
+    assert len(given) == 2, "nobody else is shown the token"

@@ -37,6 +37,9 @@ def test_the_defaults() -> None:
         scrape_timeout=1.0,
         interval=1.0,
         hold=60.0,
+        agent_ca="",
+        agent_server_name="",
+        agent_token_file="",
         log_level="info",
     )
 
@@ -79,7 +82,7 @@ def papers(tmp_path: Path) -> dict[str, str]:
     one.private_key_pem.write_to_path(paths["key"])
     other.private_key_pem.write_to_path(paths["other"])
     authority.cert_pem.write_to_path(paths["roots"])
-    Path(paths["prose"]).write_text("not a certificate")
+    Path(paths["prose"]).write_text("prose")
     return paths
 
 
@@ -93,6 +96,9 @@ UNFIT: dict[str, tuple[dict[str, str], str]] = {
     "no certificate": ({"tls_key": "key"}, "--tls-cert and --tls-key need each other"),
     "another key": ({"tls_cert": "cert", "tls_key": "other"}, "are no certificate with its key"),
     "prose": ({"tls_cert": "prose", "tls_key": "key"}, "are no certificate with its key"),
+    "a token for anybody": ({"agent_token_file": "prose"}, "--agent-token-file needs --agent-ca"),
+    "no token": ({"agent_ca": "roots", "agent_token_file": "key"}, "holds no token"),
+    "prose for the agents' roots": ({"agent_ca": "prose"}, "--agent-ca: "),
     "roots alone": ({"tls_client_ca": "roots"}, "--tls-client-ca needs --tls-cert and --tls-key"),
     "prose for roots": (
         {"tls_cert": "cert", "tls_key": "key", "tls_client_ca": "prose"},
