@@ -17,8 +17,9 @@ async def serving(
     unary: Mapping[str, Unary] | None = None,
     streaming: Mapping[str, Streaming] | None = None,
     options: tuple[tuple[str, Any], ...] = (),
+    credentials: grpc.ServerCredentials | None = None,
 ) -> AsyncIterator[str]:
-    """Serve these methods, named by their path, with raw messages. Gives "host:port"."""
+    """Serve these methods, named by their path, with raw messages; over TLS with credentials. Gives "host:port"."""
     handlers = {path: grpc.unary_unary_rpc_method_handler(method) for path, method in (unary or {}).items()}
     for path, method in (streaming or {}).items():
         handlers[path] = grpc.stream_stream_rpc_method_handler(method)
@@ -28,7 +29,8 @@ async def serving(
             return handlers.get(handler_call_details.method)
 
     server = grpc.aio.server(handlers=[Handler()], options=[("grpc.so_reuseport", 0), *options])
-    port = server.add_insecure_port(f"{HOST}:0")
+    address = f"{HOST}:0"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     await server.start()
     try:
         yield f"{HOST}:{port}"

@@ -1,6 +1,7 @@
 """Child processes of the tests: the agent and real predictors, on loopback alone, each ended by its own id."""
 
 import http.client
+import itertools
 import json
 import os
 import random
@@ -56,11 +57,11 @@ def _ports() -> Iterator[int]:
     return iter(random.sample(range(20_000, 32_000), 12_000))
 
 
-def get(address: str, path: str, timeout_s: float = _SETTLE_S) -> tuple[int, bytes]:
+def get(address: str, path: str, timeout_s: float = _SETTLE_S, token: str = "") -> tuple[int, bytes]:
     """GET a page from "host:port": its status and body. Raises OSError or http.client.HTTPException."""
     connection = http.client.HTTPConnection(address, timeout=timeout_s)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
@@ -171,6 +172,8 @@ class Agent:
         except BaseException:
             self.child.kill()
             raise
+        secret = dict(itertools.pairwise(flags)).get("--admin-token-file")
+        self._token = Path(secret).read_text() if secret else ""
         listening = self.events("listening")[0]
         self.addresses: list[str] = listening["listen"]
         self.admin: str = listening["admin"]
@@ -197,14 +200,14 @@ class Agent:
 
     def state(self) -> dict[str, Any]:
         """What /debug/state shows."""
-        status, body = get(self.admin, "/debug/state")
+        status, body = get(self.admin, "/debug/state", token=self._token)
         assert status == 200, body
         state: dict[str, Any] = json.loads(body)
         return state
 
     def metrics(self) -> Metrics:
         """A scrape of /metrics."""
-        status, body = get(self.admin, "/metrics")
+        status, body = get(self.admin, "/metrics", token=self._token)
         assert status == 200, body
         return Metrics(body.decode())
 

@@ -119,3 +119,15 @@ async def test_it_says_so_when_the_agent_is_gone(page: Page, tmp_path: Path) -> 
         await page.until("document.getElementById('state').textContent === 'serving'")
         assert "The limit is set to 16" in await text(page, "#quiet")
     await page.until("document.getElementById('state').textContent === 'no connection'")
+
+
+async def test_who_has_the_token_sees_it_live(page: Page, tmp_path: Path) -> None:
+    """The browser sends the password that it was given with what the page itself fetches, too."""
+    (tmp_path / "token").write_text("s3cret")
+    with (
+        running_predictor(tmp_path) as url,
+        running_agent(tmp_path, [url], "--admin-token-file", str(tmp_path / "token")) as agent,
+    ):
+        await page.command("Page.navigate", url=f"http://reader:s3cret@{agent.admin}/status")
+        await page.until("Number(document.documentElement.dataset.beats) >= 2")
+        assert await text(page, "#state") == "serving"
