@@ -159,7 +159,7 @@ def test_the_arguments_are_accepted(name: str) -> None:
         if container["args"][0] == "webhook":
             assert resolve_webhook(flags(container), env).image == container["image"], deployment
         elif container["args"][0] == "serve":
-            assert resolve(flags(container), env).routes
+            assert resolve(flags(container), env, look=False).routes
         else:
             listen = resolve_scaler(flags(container), {}).listen
             assert listen.port == container["ports"][0]["containerPort"] == container["readinessProbe"]["grpc"]["port"]
@@ -281,6 +281,19 @@ def test_cert_manager_issues_what_the_webhook_reads() -> None:
     assert configuration["metadata"]["annotations"] == {
         "cert-manager.io/inject-ca-from": "headgate-system/headgate-root"
     }
+
+
+def test_cert_manager_issues_what_a_gate_with_tls_reads() -> None:
+    documents = overlay("standalone-tls")
+    deployment, leaf = one(documents, "Deployment", "headgate-iris"), one(documents, "Certificate", "headgate-iris")
+    (volume,) = deployment["spec"]["template"]["spec"]["volumes"]
+    ((_, container),) = containers(documents)
+    assert volume["secret"]["secretName"] == leaf["spec"]["secretName"]
+    (mount,) = container["volumeMounts"]
+    settings = resolve(flags(container), {}, look=False)
+    assert (settings.tls_cert, settings.tls_key) == tuple(f"{mount['mountPath']}/tls.{part}" for part in ("crt", "key"))
+    service = one(documents, "Service", "headgate-iris")
+    assert f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc" in leaf["spec"]["dnsNames"]
 
 
 def test_self_made_certificates_are_believed_by_the_api_server() -> None:
