@@ -7,7 +7,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -24,7 +24,6 @@ from agent.net.http2_downstream import BULK_WINDOW
 from agent.net.http2_upstream import Http2Pool
 from agent.net.live import LiveSettings, admission_of
 from agent.net.orca import Orca
-from agent.net.pool import Dialler
 from agent.net.pulse import Pulse
 from agent.net.replies import Replies
 from agent.net.sides import Pool
@@ -96,8 +95,7 @@ class Server:
         # What a client may send ahead of its dispatch is what may be read of a queued body.
         self._bounds = Bounds(stream_window=settings.queued_body)
         self._ways = [self._way(route) for route in settings.routes]
-        pools = [pool for way in self._ways for pool in way if pool is not None]
-        _acquaint(pools)
+        pools = _acquainted(pool for way in self._ways for pool in way if pool is not None)
         self.pools: list[Pool] = [*pools]
         self.startup = Startup(pools, _asked(settings), settings.ready_path, self._on_started)
         self.drain = self._drain_of(settings)
@@ -233,10 +231,12 @@ class Server:
         self.secure.stop("data")
 
 
-def _acquaint(pools: Sequence[Dialler]) -> None:
-    """Ports of one host are taken for one predictor's, which opens and closes them together."""
-    for pool in pools:
-        pool.siblings = [each for each in pools if each is not pool and each.address.host == pool.address.host]
+def _acquainted(pools: Iterable[Http1Pool | Http2Pool]) -> list[Http1Pool | Http2Pool]:
+    """The pools, told of each other: ports of one host are taken for one predictor's, which opens and closes together."""
+    made = [*pools]
+    for pool in made:
+        pool.siblings = [each for each in made if each is not pool and each.address.host == pool.address.host]
+    return made
 
 
 def _observers_of(settings: Settings, counters: Counters, now: float) -> list[Observer]:
