@@ -232,7 +232,7 @@ class Server:
 
 
 def _acquainted(pools: Iterable[Http1Pool | Http2Pool]) -> list[Http1Pool | Http2Pool]:
-    """The pools, told of each other: ports of one host are taken for one predictor's, which opens and closes together."""
+    """The pools, told of each other: ports of one host are taken for one predictor's, which opens and closes all."""
     made = [*pools]
     for pool in made:
         pool.siblings = [each for each in made if each is not pool and each.address.host == pool.address.host]
