@@ -115,6 +115,7 @@ class Dialler:
             self._redial.cancel()
         for task in self._tasks:
             task.cancel()
+        self._dialling.clear()
 
     def _succeeded(self, connection: Connection) -> None:
         """A dial has succeeded."""

@@ -232,11 +232,11 @@ class Server:
 
 
 def _acquainted(pools: Iterable[Http1Pool | Http2Pool]) -> list[Http1Pool | Http2Pool]:
-    """The pools, told of each other: ports of one host are taken for one predictor's, which opens and closes all."""
-    made = [*pools]
-    for pool in made:
-        pool.siblings = [each for each in made if each is not pool and each.address.host == pool.address.host]
-    return made
+    """Ports of one host are taken for one predictor's, which opens and closes them together."""
+    known = list(pools)
+    for pool in known:
+        pool.siblings = [each for each in known if each is not pool and each.address.host == pool.address.host]
+    return known
 
 
 def _observers_of(settings: Settings, counters: Counters, now: float) -> list[Observer]:

@@ -128,7 +128,7 @@ class Agent:
         return parsed
 
     async def settle(self, seconds: float = 30.0) -> dict[str, Any]:
-        """Until it has started, nothing is under way and no client connected, or time is over. Returns the state."""
+        """Until it serves and is at rest, without clients, or the time is over. Returns the last state."""
         until = asyncio.get_running_loop().time() + seconds
         while True:
             state = await self.state()
