@@ -36,7 +36,8 @@ class Incident(NamedTuple):
 class Standstill(NamedTuple):
     """All slots were taken by a predictor that stood still, and then died.
 
-    Who asked between the two moments had only been queued, but for `freed` who may have got a slot after all.
+    Who asked between the two moments had only been queued, but for `freed` who may have got a slot after all. `facts`
+    is what the agent showed, in words.
     """
 
     begin: float

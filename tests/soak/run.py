@@ -24,12 +24,14 @@ from tests.soak.processes import Agent, Predictor
 
 _HTTP_CLIENTS = 32
 _GRPC_CONNECTIONS = 4
+# More than any run asks; the file has holes and takes what is written.
 _BOOK_LINES = 1 << 24
-# What a connection to the predictor may carry: the largest limit that the settings are changed to, and its double.
+# More than any limit, so than a connection to the predictor carries.
 _SLOTS = 96
+# How many slots are tried at the end.
 _FULL = 16
-_WARM_UP = 0.2
-_PATIENCE = 1.4
+# The share of the run after which memory is watched, and how much longer than wanted it may take.
+_WARM_UP, _PATIENCE = 0.2, 1.4
 _FLAGS = ["--limit", "24", "--queue", "100", "--deadline", "10s", "--timeout", "5s", "--model-limit", "m5=8"]
 
 

@@ -8,7 +8,7 @@ from tests.soak.run import Order, soak
 
 
 def test_a_short_soak_holds() -> None:
-    order = Order(requests=0, seconds=10.0, seed=5, only=frozenset({"http", "grpc"}), gap_s=0.5)
+    order = Order(requests=0, seconds=8.0, seed=5, only=frozenset({"http", "grpc"}), gap_s=0.5)
     said: list[str] = []
     report = uvloop.run(soak(order, said.append))
     assert not report.problems, "\n".join([*report.problems, table(report)])
