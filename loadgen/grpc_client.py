@@ -87,10 +87,11 @@ class GrpcClient(BaseClient[CallLink]):
             self._ready.append(connection)
             connection.is_listed = True
 
-    def on_answered(self, sample: Sample, status: int, outcome: Outcome) -> None:
-        """The answer to `sample` arrived whole."""
-        sample.status = status
-        self._end(sample, outcome)
+    def on_answered(self, sample: Sample, status: int, outcome: Outcome, read_ns: int) -> None:
+        """The answer to `sample` was whole with what was read at `read_ns`."""
+        del self._unanswered[sample]
+        sample.status, sample.outcome, sample.done_ns = status, outcome, read_ns
+        self._on_done(sample)
 
 
 class GrpcStreams(GrpcClient):

@@ -26,6 +26,8 @@ LAST_STREAM = (1 << 31) - 1
 FRAME_HEAD = struct.Struct(">BHBBL")
 _MESSAGE_HEAD = struct.Struct(">?L")
 _SETTING = struct.Struct(">HL")
+# Of header blocks that are remembered; a server that puts a number of its own into each repeats none.
+_MOST_KNOWN = 1000
 _TIMEOUT_DIGITS = 8  # PROTOCOL-HTTP2.md
 
 
@@ -86,20 +88,54 @@ class Meaning(NamedTuple):
     is_plain: bool
 
 
+class Usual:
+    """The answer that a server gives nearly always: one head, one message in one frame, trailers that say OK.
+
+    Found by its fixed bytes, it takes two reads instead of three frames that are each asked what they are.
+    """
+
+    __slots__ = ("_end", "_end_head", "_last", "_read_end", "_read_start", "_start", "_start_head", "_to_end", "least")
+
+    def __init__(self, start: bytes, end: bytes) -> None:
+        self._start, self._end = start, end
+        self._start_head = FRAME_HEAD.pack(0, len(start), HEADERS, END_HEADERS, 0)[:5]
+        self._end_head = FRAME_HEAD.pack(0, len(end), HEADERS, END_HEADERS | END_STREAM, 0)[:5]
+        # Frame head without its stream, stream, block; for the message length and type in one number, flags, stream.
+        self._read_start = struct.Struct(f">5sL{len(start)}sLBL").unpack_from
+        self._read_end = struct.Struct(f">5sL{len(end)}s").unpack_from
+        self._to_end = 18 + len(start)
+        self._last = 9 + len(end)
+        self.least = self._to_end + self._last
+
+    def read(self, data: bytes, at: int) -> tuple[int, int] | None:
+        """The stream that is answered by what begins at `at`, and the size of the message; None where something else
+        begins. `data` must go on for `least` bytes."""
+        head, stream, block, size, flags, second = self._read_start(data, at)
+        if head != self._start_head or block != self._start or size & 0xFF != DATA or flags or second != stream:
+            return None
+        size >>= 8
+        at += self._to_end + size
+        if len(data) - at < self._last:
+            return None
+        head, third, block = self._read_end(data, at)
+        return (stream, size) if head == self._end_head and block == self._end and third == stream else None
+
+
 class Heads:
     """Reads the header blocks of one connection.
 
     A block that came before means the same as long as the table has not changed, and servers repeat themselves: this
     saves the library's 10 us for most answers. `plain` holds those that say nothing but that an answer goes well so
-    far.
+    far, `usual` the answer that is made of the first of these and of trailers that say OK.
     """
 
-    __slots__ = ("_decoder", "_known", "plain")
+    __slots__ = ("_decoder", "_known", "plain", "usual")
 
     def __init__(self) -> None:
         self._decoder = Decoder()
         self._known: dict[bytes, Meaning] = {}
         self.plain: set[bytes] = set()
+        self.usual: Usual | None = None
 
     def read(self, block: bytes) -> Meaning | None:
         """None for what is no header block; the connection is lost then (RFC 9113 section 4.3)."""
@@ -122,13 +158,16 @@ class Heads:
             table.maxsize,
             id(table.dynamic_entries[0]) if table.dynamic_entries else 0,
         )
+        if before != after or len(self._known) > _MOST_KNOWN:
+            self._known.clear()
+            self.plain.clear()
+            self.usual = None
         if before == after:
             self._known[block] = meaning
             if meaning.is_plain:
                 self.plain.add(block)
-        else:
-            self._known.clear()
-            self.plain.clear()
+            elif self.usual is None and self.plain and (meaning.http, meaning.grpc) == (0, GrpcStatus.OK):
+                self.usual = Usual(next(iter(self.plain)), block)
         return meaning
 
 

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import math
 import random
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -343,6 +344,7 @@ class ClosedLoop(_Run):
         self._callers = concurrency
         self._ramp_s = ramp_s
         self._duration_s = duration_s
+        self._ends_ns = 0  # no caller begins a request after it
         self._limit = limit
 
     def _warm_connections(self) -> int:
@@ -350,33 +352,39 @@ class ClosedLoop(_Run):
 
     def _start(self) -> None:
         self.started_ns = time.monotonic_ns()
+        self._ends_ns = (
+            sys.maxsize if math.isinf(self._duration_s) else round(self.started_ns + self._duration_s * NS_PER_S)
+        )
         for number in range(self._callers):
             if self._ramp_s:
-                self._loop.call_later(self._ramp_s * number / self._callers, self._next)
+                self._loop.call_later(self._ramp_s * number / self._callers, self._begin)
             else:
-                self._next()
+                self._begin()
 
     def end(self) -> None:
         """Send nothing more; the run is over when what is in flight has ended."""
-        self._duration_s = 0.0
+        self._ends_ns = 0
 
-    def _next(self) -> None:
-        now_ns = time.monotonic_ns()
-        if self._stopped:
-            return
-        if self.sent >= self._limit or now_ns - self.started_ns >= self._duration_s * NS_PER_S:
+    def _begin(self) -> None:
+        self._next(time.monotonic_ns())
+
+    def _next(self, now_ns: int) -> None:
+        if now_ns < self._ends_ns and self.sent < self._limit and not self._stopped:
+            self._send(Sample(now_ns))
+        elif not self._stopped:
             self._callers -= 1
             if not self._callers:
                 self._finish()
-            return
-        self._send(Sample(now_ns))
 
     def _ended(self, sample: Sample) -> None:
         self._record(sample)
-        if sample.cause is None or sample.cause is Cause.TIMEOUT or sample.cause is Cause.CANCELLED:
-            self._next()
+        cause = sample.cause
+        if cause is None:
+            self._next(sample.done_ns)
+        elif cause is Cause.TIMEOUT or cause is Cause.CANCELLED:
+            self._begin()
         else:
-            self._loop.call_later(_REDIAL_S, self._next)
+            self._loop.call_later(_REDIAL_S, self._begin)
 
     def _rated_s(self, elapsed_s: float) -> float:
         return elapsed_s

@@ -11,10 +11,12 @@ import h2.connection
 import h2.events
 import h2.settings
 import pytest
+from hpack import Encoder, NeverIndexedHeaderTuple
 
 from loadgen import h2 as frames
 from loadgen.client import Address
 from loadgen.grpc_client import GrpcClient, GrpcStreams, call
+from loadgen.grpc_link import CallLink
 from loadgen.record import Cause, GrpcStatus, Outcome, Sample
 from tests.loadgen.peers import Line, refused_address, serving
 from tests.loadgen.test_http_client import Ends
@@ -172,7 +174,16 @@ async def test_streams_share_a_connection_up_to_what_both_sides_allow() -> None:
 
 
 async def test_more_calls_than_streams_take_more_connections() -> None:
-    async with serving(peer_of(Peer.answer)) as peer, client_of(peer.address, streams=2) as (client, ends):
+    asked: list[tuple[Peer, int]] = []
+    flushes: list[asyncio.Task[None]] = []
+
+    def answer_all_of_six(peer: Peer, stream: int) -> None:
+        asked.append((peer, stream))
+        for one, number in asked if len(asked) == 6 else ():
+            one.answer(number)
+            flushes.append(asyncio.ensure_future(one.flush()))
+
+    async with serving(peer_of(answer_all_of_six)) as peer, client_of(peer.address, streams=2) as (client, ends):
         send(client, 6)
         await ends.wait_for(6)
         assert (peer.accepted, client.backlogged) == (3, 0)
@@ -326,6 +337,130 @@ async def test_grpcios_server_answers_as_it_does_to_its_own_client() -> None:
             assert client.opened == 1
     finally:
         await server.stop(None)
+
+
+START_BLOCK, END_BLOCK, SHED_BLOCK = (
+    Encoder().encode([NeverIndexedHeaderTuple(*field) for field in fields])
+    for fields in (START, TRAILERS, [("grpc-status", "14")])
+)
+
+
+def head_frame(stream: int, block: bytes = START_BLOCK, *, end: bool = False) -> bytes:
+    return frames.frame(frames.HEADERS, frames.END_HEADERS | (frames.END_STREAM if end else 0), stream, block)
+
+
+def data_frame(stream: int, data: bytes, flags: int = 0) -> bytes:
+    return frames.frame(frames.DATA, flags, stream, data)
+
+
+def usual(stream: int, message: bytes = MESSAGE) -> bytes:
+    return head_frame(stream) + data_frame(stream, message) + head_frame(stream, END_BLOCK, end=True)
+
+
+# What comes on streams 5 and 7 after the usual answers to 1 and 3, and how the calls end: (outcome, cause) or None.
+WELL, OPEN = (Outcome.OK, None), None
+LAYOUTS = {
+    "usual": (usual(5) + usual(7), [WELL, WELL]),
+    "another size": (usual(5, frames.message(b"x" * 300)) + usual(7, b""), [WELL, WELL]),
+    "interleaved": (
+        head_frame(5) + head_frame(7) + data_frame(7, MESSAGE) + data_frame(5, MESSAGE)
+        + head_frame(7, END_BLOCK, end=True) + head_frame(5, END_BLOCK, end=True),
+        [WELL, WELL],
+    ),
+    "two pieces": (
+        head_frame(5) + data_frame(5, MESSAGE[:3]) + data_frame(5, MESSAGE[3:]) + head_frame(5, END_BLOCK, end=True),
+        [WELL, OPEN],
+    ),
+    "padded": (
+        head_frame(5) + data_frame(5, b"\2" + MESSAGE + b"\0\0", frames.PADDED) + head_frame(5, END_BLOCK, end=True),
+        [WELL, OPEN],
+    ),
+    "no trailers": (
+        head_frame(5) + data_frame(5, MESSAGE, frames.END_STREAM),
+        [(Outcome.ERROR, Cause.TRUNCATED), OPEN],
+    ),
+    "trailers of another": (
+        head_frame(5) + data_frame(5, MESSAGE) + head_frame(7, END_BLOCK, end=True),
+        [OPEN, WELL],
+    ),
+    "refused after a message": (
+        head_frame(5) + data_frame(5, MESSAGE) + head_frame(5, SHED_BLOCK, end=True) + usual(7),
+        [(Outcome.SHED, None), WELL],
+    ),
+    "refused at once": (head_frame(5, SHED_BLOCK, end=True), [(Outcome.SHED, None), OPEN]),
+    "a ping between": (
+        head_frame(5) + frames.frame(frames.PING, 0, 0, bytes(8)) + data_frame(5, MESSAGE)
+        + head_frame(5, END_BLOCK, end=True),
+        [WELL, OPEN],
+    ),
+}  # fmt: skip
+
+
+class Owner:
+    """A client that only notes how calls end."""
+
+    streams, head, keep_bodies = 64, HEAD, False
+
+    def __init__(self) -> None:
+        self.ends: dict[Sample, tuple[Outcome, Cause | None]] = {}
+
+    def on_answered(self, sample: Sample, status: int, outcome: Outcome, read_ns: int) -> None:
+        assert sample not in self.ends
+        self.ends[sample] = (outcome, None)
+
+    def on_failed(self, sample: Sample, cause: Cause) -> None:
+        assert sample not in self.ends
+        self.ends[sample] = (Outcome.ERROR, cause)
+
+    def nothing(self, _: CallLink) -> None:
+        """Of no interest here."""
+
+    on_connected = on_lost = on_going = on_free = nothing
+
+
+class Wire(asyncio.Transport):
+    """Takes everything."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Away with it."""
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("piece", [1, 7, 50, 1 << 20])
+async def test_answers_mean_the_same_in_every_layout_and_cut_anywhere(name: str, piece: int) -> None:
+    more, expected = LAYOUTS[name]
+    owner = Owner()
+    link = CallLink(owner)
+    link.connection_made(Wire())
+    samples = [Sample(number) for number in range(4)]
+    for sample in samples:
+        link.send(MESSAGE, sample)
+    data = frames.settings({}) + usual(1) + usual(3) + more
+    for at in range(0, len(data), piece):
+        link.data_received(data[at : at + piece])
+    assert [owner.ends.get(sample) for sample in samples] == [WELL, WELL, *expected]
+    assert link.room == 64 - expected.count(None)
+
+
+async def test_what_is_given_back_to_the_servers_window_is_what_it_has_sent() -> None:
+    given: list[int] = []
+
+    class Noting(Wire):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            credit = frames.FRAME_HEAD.pack(0, 4, frames.WINDOW_UPDATE, 0, 0)
+            at = bytes(data).find(credit)
+            if at >= 0:
+                given.append(int.from_bytes(data[at + 9 : at + 13], "big"))
+
+    link = CallLink(Owner())
+    link.connection_made(Noting())
+    given.clear()  # the greeting's
+    sent, size = 0, 16_000
+    while not given:
+        link.send(MESSAGE, Sample(0))
+        link.data_received(usual(2 * sent + 1, bytes(size)))
+        sent += 1
+    assert given == [sent * size]
 
 
 def test_a_repeated_block_means_the_same_only_in_an_unchanged_table() -> None:
