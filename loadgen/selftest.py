@@ -55,10 +55,15 @@ def run_selftest(given: argparse.Namespace) -> Exit:
             problem = f"--duration {given.duration!r}; accepted: a duration from 100ms to 24h"
             raise SettingsError([problem]) from None
     allow_many_connections()
-    rows = uvloop.run(measure(seconds))
+    rows: list[dict[str, Any]] = []
+    code = Exit.OK
+    try:
+        uvloop.run(measure(seconds, rows))
+    except KeyboardInterrupt:
+        code = Exit.INTERRUPTED
     if given.format == "json":
         print(json.dumps({"python": platform.python_version(), "host": platform.node(), "rows": rows}, indent=1))
-        return Exit.OK
+        return code
     shown = [("", "load", "sent", "req/s", "CPU", "req per CPU-s", "late p50", "late p99")]
     for row in rows:
         late = (format_latency(row[key]) if row[key] is not None else "" for key in ("lag_p50_ns", "lag_p99_ns"))
@@ -78,12 +83,11 @@ def run_selftest(given: argparse.Namespace) -> Exit:
     print(
         "stub and generator share this machine; where there are fewer than two free cores, rates are lower than these"
     )
-    return Exit.OK
+    return code
 
 
-async def measure(seconds: float) -> list[dict[str, Any]]:
-    """A row for each protocol and load."""
-    rows = []
+async def measure(seconds: float, rows: list[dict[str, Any]]) -> None:
+    """Add a row for each protocol and load to `rows`."""
     async with stub() as port:
         for scheme, protocol in (("http", Protocol.HTTP), ("grpc", Protocol.GRPC)):
             url = Url("127.0.0.1", port, "", scheme)
@@ -96,7 +100,6 @@ async def measure(seconds: float) -> list[dict[str, Any]]:
                 schedule = draw([Step(rate, seconds)], Arrivals.CONSTANT, 0)
                 opened = OpenLoop(target, schedule, extras=Extras(window_s=1.0))
                 rows.append(_row(protocol, format_rate(rate), await opened.run(), open_loop=True))
-    return rows
 
 
 def _row(protocol: Protocol, load: str, result: Any, *, open_loop: bool) -> dict[str, Any]:

@@ -52,7 +52,8 @@ class Session:
         return self._stopping.is_set()
 
     def listen(self) -> None:
-        """From here on SIGINT and SIGTERM end the load that runs, and what was measured is told."""
+        """From here on SIGINT and SIGTERM end the load that runs, and what was measured is told; a second one ends the
+        program at once."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
@@ -63,6 +64,9 @@ class Session:
     def stop(self) -> None:
         """End the load that runs now."""
         self._stopping.set()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
         if self._load is not None:
             self._load.stop()
 

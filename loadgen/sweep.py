@@ -118,10 +118,10 @@ async def search(settings: Settings) -> Exit:
         except StoppedError:
             pass
     found = find(session.levels, settings.slo)
-    lines = ["", f"RESULT   {_result(found)}"]
+    lines = ["", f"RESULT   {_result(found, is_stopped=session.is_stopped)}"]
     if found.passing is not None:
         lines += [f"slo      {slo.text}: {verdict(slo, found.passing)} at {found.passing.name}" for slo in settings.slo]
-    elif session.levels:
+    elif session.levels and not session.is_stopped:
         lines.append("         make the objective wider, the request smaller or the predictor faster; no setting helps")
     document = {
         "passing": None if found.passing is None else found.passing.load,
@@ -131,11 +131,13 @@ async def search(settings: Settings) -> Exit:
     return await _told(session, lines, Exit.OK if found.passing else Exit.NO_LEVEL, search=document)
 
 
-def _result(found: Found) -> str:
+def _result(found: Found, *, is_stopped: bool) -> str:
+    so_far = "interrupted; so far " if is_stopped else ""
     if found.passing is None:
-        return "no level keeps the objectives" if found.failing is not None else "nothing was measured"
-    above = "nothing above was asked for" if found.failing is None else f"{found.failing.name} fails ({found.kind})"
-    return f"{found.passing.name} keep the objectives; {above}"
+        return so_far + ("no level keeps the objectives" if found.failing is not None else "nothing was measured")
+    above = "measured" if is_stopped else "asked for"
+    beyond = f"nothing above was {above}" if found.failing is None else f"{found.failing.name} fails ({found.kind})"
+    return f"{so_far}{found.passing.name} keep the objectives; {beyond}"
 
 
 async def _probe(settings: Settings, ladder: Ladder, load: float, kind: str = "level") -> Level:

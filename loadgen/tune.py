@@ -47,12 +47,14 @@ _SHED_SLACK = 0.1
 
 
 class Tuned(NamedTuple):
-    """What `tune` recommends and how it was shown."""
+    """What `tune` recommends and how it was shown: `repeats` are the throughputs at the limit, `throughput` the one of
+    the repeat with the longer tail, which the proof is made around."""
 
     limit: Limit
     queue: Queue
     scaling: Scaling | None
     repeats: Sequence[float]
+    throughput: float
     proof: str
 
 
@@ -64,81 +66,124 @@ async def tune(settings: Settings) -> Exit:
     if settings.proof not in {"auto", "gate", "direct", "none"}:
         _proof_url(settings.proof)
     session = await begin(settings)
-    tuned = None
+    course = _Course(session, slo)
     with session.view, contextlib.suppress(StoppedError):
-        tuned = await _tuned(session, Ladder(session), slo)
-    return await _told(session, tuned, slo)
+        await course.run()
+    return await _told(session, course.tuned, slo)
 
 
-async def _tuned(session: Session, ladder: Ladder, slo: Slo) -> Tuned | None:
-    """None where no level keeps the objective. Raises StoppedError."""
-    settings = session.settings
-    await _climb(session, ladder)
-    await _refine(session, ladder)
-    limit = limit_of(session.levels, settings.slo, settings.preferred_batch)
-    if limit is None or not limit.limit:
-        return None
-    at_limit = [level for level in session.levels if level.callers == limit.limit]
-    while len(at_limit) < 2:
-        at_limit.append(await ladder.callers(limit.limit, "repeat"))
-    typical = max(at_limit, key=lambda level: level.value(slo) or 0.0)
-    tuned = Tuned(limit, queue_of(typical, slo), None, [level.throughput for level in at_limit], "")
-    if settings.proof == "none":
-        return tuned
-    return await _prove(session, ladder, tuned, typical, slo)
+class _Course:
+    """The way to a recommendation. `tuned` is what the levels have shown so far, at any time."""
 
+    def __init__(self, session: Session, slo: Slo) -> None:
+        self._session, self._slo = session, slo
+        self._ladder = Ladder(session)
+        self._limit: Limit | None = None
+        self._proof = ""
 
-async def _climb(session: Session, ladder: Ladder) -> None:
-    """The sweep, as far as more callers can still pay."""
-    for callers in session.settings.concurrency:
-        await ladder.callers(callers)
-        points = points_of(session.levels)
-        if len(points) < 4:
-            continue
-        best = max(point.rate for point in points[:-2])
-        knee = find_knee(points).throughput
-        if callers >= 2 * knee and all(point.rate < _GAIN * best for point in points[-2:]):
+    async def run(self) -> None:
+        """All of it. Raises StoppedError, OSError, UnreachableError."""
+        settings, levels = self._session.settings, self._session.levels
+        await self._climb()
+        await self._refine()
+        self._limit = self._limit_so_far()
+        if self._limit is None or not self._limit.limit:
             return
+        while sum(level.callers == self._limit.limit for level in levels) < 2:
+            await self._ladder.callers(self._limit.limit, "repeat")
+        if settings.proof != "none":
+            await self._prove(self.tuned)
 
+    def _limit_so_far(self) -> Limit | None:
+        settings = self._session.settings
+        return limit_of(self._session.levels, settings.slo, settings.preferred_batch)
 
-async def _refine(session: Session, ladder: Ladder) -> None:
-    """Measure between the knee and the level below it, and between the last level that keeps the objective and the
-    first that does not, until neither can be told any closer."""
-    settings = session.settings
-    while (points := points_of(session.levels)) and (middle := _between(*bracket(points))):
-        await ladder.callers(middle)
-    while (limit := limit_of(session.levels, settings.slo)) and limit.slo and limit.slo < limit.knee.throughput:
-        above = min(level.callers for level in session.levels if level.callers > limit.slo)
-        if not (middle := _between(limit.slo, above)):
+    @property
+    def tuned(self) -> Tuned | None:
+        """None where no level keeps the objective, or the limit was not measured itself."""
+        limit = self._limit or self._limit_so_far()
+        at_limit = [level for level in self._session.levels if limit is not None and level.callers == limit.limit]
+        if limit is None or not at_limit:
+            return None
+        typical = max(at_limit, key=lambda level: level.value(self._slo) or 0.0)
+        repeats = [level.throughput for level in at_limit]
+        return Tuned(limit, queue_of(typical, self._slo), self._scaling(), repeats, typical.throughput, self._proof)
+
+    def _scaling(self) -> Scaling | None:
+        settings = self._session.settings
+        best = _best_rate(self._session.levels, settings.slo)
+        if best is None:
+            return None
+        # Little's law over what is answered: what a replica has in flight and waiting at that rate.
+        busy = best.throughput * best.answers.mean() / NS_PER_S
+        return scaling_of(best.throughput, busy, settings.growth, settings.startup)
+
+    async def _climb(self) -> None:
+        """The sweep, as far as more callers can still pay."""
+        for callers in self._session.settings.concurrency:
+            await self._ladder.callers(callers)
+            points = points_of(self._session.levels)
+            if len(points) < 4:
+                continue
+            best = max(point.rate for point in points[:-2])
+            knee = find_knee(points).throughput
+            if callers >= 2 * knee and all(point.rate < _GAIN * best for point in points[-2:]):
+                return
+
+    async def _refine(self) -> None:
+        """Measure between the knee and the level below it, and between the last level that keeps the objective and the
+        first that does not, until neither can be told any closer."""
+        settings, levels = self._session.settings, self._session.levels
+        while (points := points_of(levels)) and (middle := _between(*bracket(points))):
+            await self._ladder.callers(middle)
+        while (limit := limit_of(levels, settings.slo)) and limit.slo and limit.slo < limit.knee.throughput:
+            above = min(level.callers for level in levels if level.callers > limit.slo)
+            if not (middle := _between(limit.slo, above)):
+                return
+            await self._ladder.callers(middle)
+
+    async def _prove(self, tuned: Tuned | None) -> None:
+        assert tuned is not None, "its limit was measured"
+        settings, how = self._session.settings, self._session.settings.proof
+        if how == "auto":
+            how = "gate" if gate.can_gate(settings) else "direct"
+        if how == "gate":
+            flags = headgate_flags(tuned.limit.limit, tuned.queue, self._slo)
+            try:
+                async with gate.running(settings, self._session.prepared.target.address, flags) as (address, _):
+                    await self._proved(f"headgate serve {flags}", tuned.throughput, address)
+                    return
+            except gate.GateError as error:
+                self._session.view.say(f"no Headgate for the proof: {error}; proved directly")
+                how = "direct"
+        if how == "direct":
+            await self._proved("direct", tuned.throughput, None)
             return
-        await ladder.callers(middle)
+        url = _proof_url(how)
+        try:
+            address = await resolve(url.host, url.port)
+        except OSError as error:
+            raise UnreachableError(f"--proof {how}: {error.strerror}") from None
+        await self._proved(how, tuned.throughput, address)
+
+    async def _proved(self, how: str, capacity: float, address: Address | None) -> None:
+        """Poisson arrivals around the capacity. Without a gate nothing is refused, so only rates below it tell
+        anything."""
+        self._proof = how
+        target: Target = self._session.prepared.target
+        if address is not None:
+            target = replace(target, address=address)
+        for share in _PROOF:
+            if address is not None or share < 1.0:
+                await self._ladder.rate(share * capacity, "proof", target)
+        for share in _LOWER:
+            if _best_rate(self._session.levels, self._session.settings.slo) is not None:
+                break
+            await self._ladder.rate(share * capacity, "proof", target)
 
 
 def _between(low: int, high: int) -> int:
     return round(between(low, high, whole=True)) if low else 0
-
-
-async def _prove(session: Session, ladder: Ladder, tuned: Tuned, typical: Level, slo: Slo) -> Tuned:
-    settings = session.settings
-    how = settings.proof
-    if how == "auto":
-        how = "gate" if gate.can_gate(settings) else "direct"
-    if how == "gate":
-        flags = headgate_flags(tuned.limit.limit, tuned.queue, slo)
-        try:
-            async with gate.running(settings, session.prepared.target.address, flags) as (address, _):
-                return await _proved(session, ladder, tuned, typical, f"headgate serve {flags}", address)
-        except gate.GateError as error:
-            session.view.say(f"no Headgate for the proof: {error}; proved directly")
-            how = "direct"
-    if how == "direct":
-        return await _proved(session, ladder, tuned, typical, "direct", None)
-    url = _proof_url(how)
-    try:
-        address = await resolve(url.host, url.port)
-    except OSError as error:
-        raise UnreachableError(f"--proof {how}: {error.strerror}") from None
-    return await _proved(session, ladder, tuned, typical, how, address)
 
 
 def _proof_url(text: str) -> Any:
@@ -146,31 +191,6 @@ def _proof_url(text: str) -> Any:
         return parse_url(text)
     except ValueError:
         raise SettingsError([f"--proof {text!r}; accepted: gate, direct, none or a URL"]) from None
-
-
-async def _proved(
-    session: Session, ladder: Ladder, tuned: Tuned, typical: Level, how: str, address: Address | None
-) -> Tuned:
-    """Poisson arrivals around the capacity. Without a gate nothing is refused, so only rates below it tell anything."""
-    settings, capacity = session.settings, typical.throughput
-    target: Target = session.prepared.target
-    if address is not None:
-        target = replace(target, address=address)
-    for share in _PROOF:
-        if address is not None or share < 1.0:
-            await ladder.rate(share * capacity, "proof", target)
-    best = _best_rate(session.levels, settings.slo)
-    for share in _LOWER:
-        if best is not None:
-            break
-        await ladder.rate(share * capacity, "proof", target)
-        best = _best_rate(session.levels, settings.slo)
-    scaling = None
-    if best is not None:
-        # Little's law over what is answered: what a replica has in flight and waiting at that rate.
-        busy = best.throughput * best.answers.mean() / NS_PER_S
-        scaling = scaling_of(best.throughput, busy, settings.growth, settings.startup)
-    return tuned._replace(scaling=scaling, proof=how)
 
 
 def _best_rate(levels: Sequence[Level], slos: Sequence[Slo]) -> Level | None:
@@ -194,11 +214,16 @@ async def _told(session: Session, tuned: Tuned | None, slo: Slo) -> Exit:
         lines += ["", *knee_lines(knee)]
         parts["knee"] = knee_json(knee)
     if tuned is not None:
-        lines += ["", *_recommended(tuned, levels, slo)]
-        parts |= {"advice": _advice_json(tuned, slo), "files": _files(tuned, slo)}
-        if not _is_proved(settings, tuned, levels, slo):
+        is_proved = not session.is_stopped and _is_proved(settings, tuned, levels, slo)
+        lines += ["", *_recommended(tuned, levels, slo, is_stopped=session.is_stopped)]
+        parts["advice"] = {**_advice_json(tuned, slo), "proved": is_proved}
+        if not session.is_stopped:  # a file does not say that what it holds is unproved
+            parts["files"] = _files(tuned, slo)
+        if not is_proved:
             extra = Exit.FAILED if "slo" in settings.fail_on else Exit.OK
-    elif not session.is_stopped:
+    elif session.is_stopped:
+        lines += ["", "RESULT   none yet: interrupted before a limit was found"]
+    else:
         failed = await session.all_failed()
         lines += ["", *([failed] if failed else _hopeless(levels, slo))]
         extra = Exit.UNREACHABLE if failed else Exit.NO_LEVEL
@@ -214,7 +239,7 @@ def _hopeless(levels: Sequence[Level], slo: Slo) -> list[str]:
     ]
 
 
-def _recommended(tuned: Tuned, levels: Sequence[Level], slo: Slo) -> list[str]:
+def _recommended(tuned: Tuned, levels: Sequence[Level], slo: Slo, *, is_stopped: bool) -> list[str]:
     limit, queue = tuned.limit, tuned.queue
     spread = variation(tuned.repeats)
     confidence = "good" if spread < 0.03 else "fair" if spread < 0.1 else "poor"
@@ -227,29 +252,31 @@ def _recommended(tuned: Tuned, levels: Sequence[Level], slo: Slo) -> list[str]:
     tail = format_value(slo, at.value(slo) or 0.0)
     wait = format_duration(round(queue.wait_s, 3))
     trust = f"confidence: {confidence} ({len(tuned.repeats)} repeats, +-{spread:.1%})"
+    if is_stopped:
+        trust = "UNPROVED: interrupted " + ("during the proof" if tuned.proof else "before the proof")
     room = f"{format_rate(at.throughput)} x ({format_duration(slo.bound)} - {tail})"
     lines = [
         f"RESULT   limit {limit.limit}   queue {queue.slots}   queue timeout {wait}   {trust}",
         f"  why    {cause}",
         f"         queue = {room} = {queue.slots} requests",
     ]
-    lines += _proof_lines(tuned, levels, slo)
+    lines += _proof_lines(tuned, levels, slo, is_stopped=is_stopped)
     if (scaling := tuned.scaling) is not None:
         product = f"{scaling.busy:.1f} in flight at {format_rate(scaling.rate)} x headroom {scaling.headroom:.2f}"
         knative = f"containerConcurrency {limit.limit}, utilisation {kpa_percent(limit.limit, scaling)}%"
         keda = f'KEDA threshold "{scaling.concurrency}"; requests/s {scaling.rate * scaling.headroom:.0f}'
         lines.append(f"  scale  {product} = {scaling.concurrency}   (Knative: {knative}; {keda})")
     lines.append(f"  apply  headgate serve {headgate_flags(limit.limit, queue, slo)}")
-    if tuned.scaling is not None:
+    if tuned.scaling is not None and not is_stopped:
         others = "(or patch-headgate.yaml, keda.yaml)"
         lines.append(f"         kubectl patch isvc NAME --type merge --patch-file patch.yaml   {others}")
     return lines
 
 
-def _proof_lines(tuned: Tuned, levels: Sequence[Level], slo: Slo) -> list[str]:
+def _proof_lines(tuned: Tuned, levels: Sequence[Level], slo: Slo, *, is_stopped: bool) -> list[str]:
     proofs = sorted((level for level in levels if level.kind == "proof"), key=lambda level: level.rate)
     if not proofs:
-        return ["  proof  none was asked for"]
+        return ["  proof  none yet" if is_stopped else "  proof  none was asked for"]
     shown = []
     for level in proofs:
         shed = level.share(Outcome.SHED)

@@ -30,7 +30,7 @@ async def run_workers(settings: Settings, argv: Sequence[str]) -> Exit:
     prepared = await prepare(settings)
     view = make_view(settings)
     session = Session(settings, prepared, view)
-    children = [await _spawn(argv, share) for share in shares]
+    children: list[asyncio.subprocess.Process] = []
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -41,10 +41,19 @@ async def run_workers(settings: Settings, argv: Sequence[str]) -> Exit:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+    for share in shares:
+        children.append(await _spawn(argv, share))  # noqa: PERF401 (`stop` must see those that are there already)
     with view:
         view.plan(f"run: {settings.workers} workers", settings.duration)
         ended = await asyncio.gather(*(child.communicate() for child in children))
-    parts = [_part(out, err, child.returncode) for (out, err), child in zip(ended, children, strict=True)]
+    parts = [
+        _part(out, err, child.returncode)
+        for (out, err), child in zip(ended, children, strict=True)
+        if out or not session.is_stopped  # one that was interrupted before its load has nothing to tell
+    ]
+    if not parts:
+        print("headgate-load: interrupted before anything was sent", file=sys.stderr)
+        return Exit.INTERRUPTED
     return await conclude(session, merge_levels([read_levels(part)[0] for part in parts]))
 
 

@@ -9,7 +9,7 @@ import uvloop
 
 from loadgen.history import ENVIRONMENT
 
-ON_ONE = {"test_cli.py", "test_tune.py", "test_protocols.py", "test_view.py"}
+ON_ONE = {"test_cli.py", "test_interrupt.py", "test_tune.py", "test_protocols.py", "test_view.py"}
 
 
 @pytest.fixture(autouse=True)

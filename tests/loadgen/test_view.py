@@ -1,15 +1,10 @@
 """What is shown on the way: lines, or a page that redraws; and that an interruption keeps what was measured."""
 
-import asyncio
 import io
-import signal
-import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from loadgen.exits import Exit
 from loadgen.live import LiveView
 from loadgen.run import ClosedLoop, Extras
 from loadgen.view import LineView, PlainView, QuietView, make_view, progress
@@ -17,7 +12,6 @@ from tests.loadgen.peers import answering, serving
 from tests.loadgen.test_numbers import closed
 from tests.loadgen.test_report import settings
 from tests.loadgen.test_run import target
-from tests.loadgen.test_tune import QUICK, SLOTS, predictor
 
 
 async def test_the_page_shows_what_runs_and_keeps_what_is_done() -> None:
@@ -55,20 +49,3 @@ def test_the_view_suits_where_the_output_goes(capsys: pytest.CaptureFixture[str]
         plain.add(closed(2, 50.0), "one")
         lines.add(closed(2, 50.0), "two")
     assert capsys.readouterr().err == "one\ntwo\n"
-
-
-async def test_an_interrupted_sweep_tells_the_levels_that_were_done(tmp_path: Path) -> None:
-    async with predictor(*SLOTS) as url:
-        arguments = ["sweep", url, "-m", "m", "-c", "1:64", "-o", f"{tmp_path}", *QUICK]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "loadgen", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        assert process.stderr is not None
-        async with asyncio.timeout(30):
-            for _ in range(2):  # the heading and the first level
-                await process.stderr.readline()
-            process.send_signal(signal.SIGINT)
-            out, _ = await process.communicate()
-    assert process.returncode == Exit.INTERRUPTED
-    assert out.decode().splitlines()[3].lstrip(" !").split()[0] == "1"
-    assert (tmp_path / "result.json").is_file()
