@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from loadgen.answers import PLACEHOLDER, WANTS_FINAL
 from loadgen.payload import Tensor, Values
 from protos.open_inference_pb2 import ModelInferRequest
 
@@ -68,9 +69,13 @@ def binary_body(values: Values, number: int) -> tuple[bytes, int]:
     return b"".join([head, *tails]), len(head)
 
 
-def grpc_body(model: str, version: str, values: Values, number: int, *, as_raw: bool) -> bytes:
-    """A ModelInferRequest; elements go raw, or typed where the server wants that (FP16 cannot be typed)."""
-    request = ModelInferRequest(model_name=model, model_version=version, id=str(number))
+def grpc_body(model: str, version: str, values: Values, number: int, *, as_raw: bool, is_stream: bool = False) -> bytes:
+    """A ModelInferRequest; elements go raw, or typed where the server wants that (FP16 cannot be typed). For a stream
+    its id can be replaced, and it asks that its last answer be marked."""
+    ident = PLACEHOLDER.decode() if is_stream else str(number)
+    request = ModelInferRequest(model_name=model, model_version=version, id=ident)
+    if is_stream:
+        request.parameters[WANTS_FINAL].bool_param = True
     for tensor, data in values:
         entry = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         if as_raw:

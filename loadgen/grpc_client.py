@@ -1,7 +1,8 @@
 """gRPC client for load: prebuilt messages on raw HTTP/2, many calls to a connection.
 
 grpc.aio costs some 50 us of CPU per call and tritonclient 70; this costs 4 to 5. `GrpcClient` makes unary calls;
-`GrpcStreams` keeps streams open, with one request under way on each, and takes the next message for its answer.
+`OpenStreams` keeps streams open, with one request under way on each, for servers that mark a request's last answer;
+`EndedStreams` gives each request a stream of its own.
 """
 
 import asyncio
@@ -10,17 +11,18 @@ from collections import deque
 from collections.abc import Callable
 
 from loadgen.client import MAX_CONNECTIONS, Address, BaseClient, Tls
-from loadgen.grpc_link import CallLink, StreamLink
+from loadgen.grpc_link import CallLink
+from loadgen.grpc_stream import EndedStreamLink, OpenStreamLink
 from loadgen.record import Outcome, Sample
 
 
 async def call(
     address: Address, head: bytes, message: bytes, timeout_s: float, tls: Tls | None = None, *, is_stream: bool = False
 ) -> Sample:
-    """One call on a connection of its own, unary or the first of a stream; the returned sample carries the answer's
-    message, with its prefix, and fields."""
+    """One call on a connection of its own, unary or of a stream that it ends; the returned sample carries the (first)
+    answer's message, with its prefix, and fields."""
     done: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
-    kind = GrpcStreams if is_stream else GrpcClient
+    kind = EndedStreams if is_stream else GrpcClient
     client = kind(address, done.set_result, timeout_s, head=head, keep_bodies=True, tls=tls)
     try:
         client.send(message, Sample(time.monotonic_ns()))
@@ -94,8 +96,15 @@ class GrpcClient(BaseClient[CallLink]):
         self._on_done(sample)
 
 
-class GrpcStreams(GrpcClient):
+class OpenStreams(GrpcClient):
     """Requests as messages of streams that stay open."""
 
     def _make(self) -> CallLink:
-        return StreamLink(self)
+        return OpenStreamLink(self)
+
+
+class EndedStreams(GrpcClient):
+    """Each request on a stream of its own."""
+
+    def _make(self) -> CallLink:
+        return EndedStreamLink(self)

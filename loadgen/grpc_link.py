@@ -12,7 +12,6 @@ from loadgen.record import Cause, GrpcStatus, Outcome, Sample, outcome_of_grpc, 
 _STREAM_WINDOW = h2.MAX_WINDOW
 _CONNECTION_WINDOW = 1 << 30
 _MAX_HEAD = 64 * 1024
-_MESSAGE_PREFIX = 5
 _ODD = h2.END_HEADERS | h2.PADDED | h2.PRIORITY
 _OK = Outcome.OK  # an enumeration's own attributes take 50 ns each to look up
 _NUMBER = struct.Struct(">L")
@@ -208,12 +207,12 @@ class CallLink(Link):
         if sample is None:
             return
         if self._client.keep_bodies:
-            sample.body += _unpadded(data[start:end], flags)
+            sample.body += unpadded(data[start:end], flags)
         if flags & h2.END_STREAM:
             self._fail(stream, Cause.TRUNCATED)  # a gRPC answer ends with trailers
 
     def _on_headers(self, stream: int, block: bytes, flags: int) -> None:
-        block = _unpadded(block, flags)
+        block = unpadded(block, flags)
         if flags & h2.PRIORITY:
             block = block[5:]
         if flags & h2.END_HEADERS:
@@ -331,61 +330,6 @@ class CallLink(Link):
             self._push(stream)
 
 
-class StreamLink(CallLink):
-    """Each stream carries one request after the other, and stays open."""
-
-    def __init__(self, client: Owner) -> None:
-        super().__init__(client)
-        self._reads = True
-        self._resting: list[int] = []
-        self._partial: dict[int, bytes] = {}
-
-    def send(self, request: bytes, sample: Sample) -> None:
-        if self._resting:
-            stream = self._resting.pop()
-            self._calls[stream] = sample
-            self.room -= 1
-        else:
-            stream = self._open(sample)
-            self._emit(h2.frame(h2.HEADERS, h2.END_HEADERS, stream, self._client.head))
-        self._send_body(stream, request, 0)
-
-    def _on_data(self, stream: int, data: bytes, start: int, end: int, flags: int) -> None:
-        held = self._partial.pop(stream, b"") + _unpadded(data[start:end], flags)
-        self._out.append(h2.window_update(stream, end - start)) if end > start else None
-        while len(held) >= _MESSAGE_PREFIX:
-            length = _MESSAGE_PREFIX + int.from_bytes(held[1:_MESSAGE_PREFIX], "big")
-            if len(held) < length:
-                break
-            if stream in self._calls:
-                self._on_message(stream, held[:length])
-            held = held[length:]
-        if held:
-            self._partial[stream] = held
-        if flags & h2.END_STREAM:
-            self._fail(stream, Cause.TRUNCATED)
-
-    def _on_message(self, stream: int, message: bytes) -> None:
-        sample = self._calls.pop(stream)
-        self.room += 1
-        self._resting.append(stream)
-        if self._client.keep_bodies:
-            sample.body = message
-        # ModelStreamInferResponse: field 1 is the error of this inference, and comes first where there is one.
-        payload = message[_MESSAGE_PREFIX : _MESSAGE_PREFIX + 2]
-        failed = payload[:1] == b"\x0a" and payload[1:] != b"\x00"
-        if not self._going:
-            self._client.on_free(self)
-        code = GrpcStatus.UNKNOWN if failed else GrpcStatus.OK
-        self._client.on_answered(sample, code, Outcome.ERROR if failed else Outcome.OK, self._read_ns)
-
-    def _on_block(self, stream: int, block: bytes, flags: int) -> None:
-        super()._on_block(stream, block, flags)
-        if flags & h2.END_STREAM and stream in self._resting:
-            self._resting.remove(stream)
-            self._windows.pop(stream, None)
-        self._partial.pop(stream, None)
-
-
-def _unpadded(payload: bytes, flags: int) -> bytes:
+def unpadded(payload: bytes, flags: int) -> bytes:
+    """What a frame carries beside its padding."""
     return payload[1 : len(payload) - payload[0]] if flags & h2.PADDED else payload

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from loadgen import h2
+from loadgen.answers import read_answer
 from loadgen.bodies import binary_body, chat_body, grpc_body, random_prompt, v1_body
 from loadgen.client import MAX_CONNECTIONS, Address, Tls
 from loadgen.grpc_client import call
@@ -33,11 +36,11 @@ from loadgen.record import Outcome, Sample, status_name
 from loadgen.settings import Settings
 from loadgen.target import Target, Wire
 from loadgen.values import Protocol
-from protos.open_inference_pb2 import ModelMetadataRequest, ModelMetadataResponse, ModelStreamInferResponse
+from protos.open_inference_pb2 import ModelMetadataRequest, ModelMetadataResponse
 
 _SERVICE = "/inference.GRPCInferenceService"
 _METHODS = {Protocol.GRPC: "ModelInfer", Protocol.GRPC_STREAM: "ModelStreamInfer"}
-WIRES = {Protocol.GRPC: Wire.GRPC, Protocol.GRPC_STREAM: Wire.GRPC_STREAM, Protocol.OPENAI: Wire.EVENTS}
+_WIRES = {Protocol.GRPC: Wire.GRPC, Protocol.OPENAI: Wire.EVENTS}
 _MIX = 1000
 # Below it JSON is as short, and a server need not be asked what else it takes.
 _BINARY_PAYS = 1000
@@ -76,12 +79,13 @@ async def prepare(settings: Settings) -> Prepared:
     order = _mixed([weight for _, weight in settings.model] or [1.0])
     feeds = [itertools.cycle(pool) for pool in pools]
     several = len(pools) > 1
+    wire = await server.wire(pools[0][0])
     target = Target(
         address,
         [next(feeds[number]) for number in order] if several else pools[0],
         settings.timeout,
         max_connections=most_connections(settings),
-        wire=WIRES.get(settings.protocol, Wire.HTTP),
+        wire=wire,
         tls=server.tls,
         head=server.infer_head() if settings.is_grpc else b"",
         streams=settings.streams,
@@ -159,6 +163,19 @@ class Server:
         """The header block of the call that the load makes."""
         return self.call_head(_METHODS[self._settings.protocol])
 
+    async def wire(self, request: bytes) -> Wire:
+        """How requests such as this travel. Streams stay open only where the server marks the last answer of a request,
+        which it is asked once: without the mark only a stream's end tells that nothing more comes."""
+        settings = self._settings
+        if not settings.is_stream:
+            return _WIRES.get(settings.protocol, Wire.HTTP)
+        head = self.infer_head()
+        answer = await call(self._address, head, request, settings.timeout, self.tls, is_stream=True)
+        with contextlib.suppress(DecodeError):
+            if answer.body and read_answer(answer.body[5:]).is_last is not None:
+                return Wire.GRPC_OPEN
+        return Wire.GRPC_ENDED
+
     def verbatim(self, model: str, body: bytes) -> bytes:
         """A request with this body. Raises PayloadError over gRPC, where bodies are messages."""
         settings = self._settings
@@ -228,7 +245,11 @@ class Server:
             if typed and any(tensor.datatype == "FP16" for tensor in tensors):
                 raise PayloadError("FP16 exists over gRPC as raw bytes only; leave --tensor-format json out")
             return [
-                h2.message(grpc_body(model, settings.model_version, values, number, as_raw=not typed))
+                h2.message(
+                    grpc_body(
+                        model, settings.model_version, values, number, as_raw=not typed, is_stream=settings.is_stream
+                    )
+                )
                 for number, values in enumerate(entries)
             ]
         if self._is_binary is None:
@@ -323,10 +344,5 @@ async def probe(settings: Settings, target: Target) -> Sample:
     """One request of the load, with everything that came back."""
     if not settings.is_grpc:
         return await fetch(target.address, target.requests[0], settings.timeout, target.tls)
-    is_stream = settings.protocol is Protocol.GRPC_STREAM
     request = target.requests[0]
-    answer = await call(target.address, target.head, request, settings.timeout, target.tls, is_stream=is_stream)
-    if is_stream and answer.body:
-        said = ModelStreamInferResponse.FromString(answer.body[5:]).error_message
-        answer.headers = [*answer.headers, (b"grpc-message", said.encode())]
-    return answer
+    return await call(target.address, target.head, request, settings.timeout, target.tls, is_stream=settings.is_stream)

@@ -8,12 +8,12 @@ from loadgen.exits import Exit
 from loadgen.level import level_of
 from loadgen.measure import extras_of
 from loadgen.payload import PayloadError
-from loadgen.prepare import WIRES, Prepared, Server, UnreachableError, make_tls, most_connections
+from loadgen.prepare import Prepared, Server, UnreachableError, make_tls, most_connections
 from loadgen.run import OpenLoop
 from loadgen.schedule import given
 from loadgen.session import Session
 from loadgen.settings import Settings
-from loadgen.target import Target, Wire
+from loadgen.target import Target
 from loadgen.trace import Arrival, TraceError, read_trace
 from loadgen.view import make_view
 
@@ -69,7 +69,7 @@ async def _prepared(settings: Settings, arrivals: list[Arrival]) -> Prepared:
         requests,
         settings.timeout,
         max_connections=most_connections(settings),
-        wire=WIRES.get(settings.protocol, Wire.HTTP),
+        wire=await server.wire(requests[0]),
         tls=server.tls,
         head=server.infer_head() if settings.is_grpc else b"",
         streams=settings.streams,

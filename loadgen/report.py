@@ -179,8 +179,9 @@ def _streamed(level: Level) -> list[str]:
     first = level.total.first
     if not first.count:
         return []
-    pieces = f"{level.total.tokens} pieces, {format_rate(level.total.tokens / level.seconds)} in all"
-    return [f"stream   first piece after {cell(first, 0.5)} (p50), {cell(first, 0.99)} (p99), {pieces}"]
+    pieces, answered = level.total.tokens, max(1, level.answers.count)
+    told = f"{pieces} pieces, {pieces / answered:.1f} an answer, {format_rate(pieces / level.seconds)} in all"
+    return [f"stream   first piece after {cell(first, 0.5)} (p50), {cell(first, 0.99)} (p99), {told}"]
 
 
 def _checks(level: Level) -> str:

@@ -111,6 +111,11 @@ class Settings:
         """Whether requests go over gRPC."""
         return self.protocol in {Protocol.GRPC, Protocol.GRPC_STREAM}
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether they are messages of streams."""
+        return self.protocol is Protocol.GRPC_STREAM
+
 
 def read_settings(command: str, given: argparse.Namespace) -> Settings:
     """The settings that `given` describes: per flag its text, a list of texts, or None.

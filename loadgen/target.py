@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from loadgen.client import MAX_CONNECTIONS, Address, BaseClient, Tls
-from loadgen.grpc_client import GrpcClient, GrpcStreams
+from loadgen.grpc_client import EndedStreams, GrpcClient, OpenStreams
 from loadgen.http_client import Client
 from loadgen.record import Sample
 
@@ -17,7 +17,15 @@ class Wire(StrEnum):
     HTTP = "http"
     EVENTS = "http events"  # answers are server-sent events
     GRPC = "grpc"
-    GRPC_STREAM = "grpc stream"  # requests and answers are messages of streams that stay open
+    GRPC_OPEN = "grpc open streams"  # requests and answers are messages of streams that stay open
+    GRPC_ENDED = "grpc ended streams"  # each request has a stream of its own
+
+
+_GRPC: dict[Wire, type[GrpcClient]] = {
+    Wire.GRPC: GrpcClient,
+    Wire.GRPC_OPEN: OpenStreams,
+    Wire.GRPC_ENDED: EndedStreams,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +50,7 @@ class Target:
 
     def client(self, on_done: Callable[[Sample], None]) -> BaseClient:  # type: ignore[type-arg]
         """A client for it, to be made and used inside one running loop."""
-        if self.wire in {Wire.GRPC, Wire.GRPC_STREAM}:
-            kind = GrpcClient if self.wire is Wire.GRPC else GrpcStreams
+        if kind := _GRPC.get(self.wire):
             return kind(
                 self.address,
                 on_done,

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,9 @@ HTTP = [("http", "json"), ("http", "binary"), ("v1", "json")]
 GRPC = [("grpc", "binary"), ("grpc", "json"), ("grpc-stream", "binary")]
 
 
-def run(url: str, *more: str) -> tuple[int, dict[str, int], str]:
-    """Exit code, statuses and standard error of 50 requests from 4 callers."""
-    command = [sys.executable, "-m", "loadgen", "run", url, "-m", "double", "-n", "50", "-c", "4", *more]
+def run(url: str, *more: str, model: str = "double") -> tuple[int, dict[str, Any], str]:
+    """Exit code, what was measured, and standard error of 50 requests from 4 callers."""
+    command = [sys.executable, "-m", "loadgen", "run", url, "-m", model, "-n", "50", "-c", "4", *more]
     ended = subprocess.run(
         [*command, "--format", "json", "--fail-on", "none"],
         env={**os.environ, "HEADGATE_LOAD_HISTORY": "off"},
@@ -28,14 +29,15 @@ def run(url: str, *more: str) -> tuple[int, dict[str, int], str]:
         timeout=60,
         check=False,
     )
-    statuses = json.loads(ended.stdout)["levels"][0]["statuses"] if ended.stdout else {}
-    return ended.returncode, statuses, ended.stderr
+    level = json.loads(ended.stdout)["levels"][0] if ended.stdout else {}
+    return ended.returncode, level, ended.stderr
 
 
 def check(server: Server, protocol: str, form: str, shape: Sequence[str] = ()) -> None:
     where = f"grpc://{server.grpc_address}" if protocol.startswith("grpc") else f"http://{server.address}"
-    code, statuses, said = run(where, "-i", protocol, "--tensor-format", form, *shape)
-    assert (code, statuses) == (0, {"0": 50} if protocol.startswith("grpc") else {"200": 50}), said
+    code, level, said = run(where, "-i", protocol, "--tensor-format", form, *shape)
+    assert code == 0, said
+    assert level["statuses"] == ({"0": 50} if protocol.startswith("grpc") else {"200": 50})
 
 
 @pytest.mark.parametrize(("protocol", "form"), [*HTTP[:1], *GRPC])
@@ -51,6 +53,22 @@ def test_mlserver_answers(mlserver: Server, protocol: str, form: str) -> None:
 @pytest.mark.parametrize(("protocol", "form"), [*HTTP, *GRPC[:2]])
 def test_kserve_answers(kserve: Server, protocol: str, form: str) -> None:
     check(kserve, protocol, form, ["--shape", "INPUT0:1,4:FP32"])
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "answers"),
+    [("triton", "double", 50), ("triton", "stream", 150), ("mlserver", "double", 150)],
+)
+def test_all_answers_of_a_stream_are_counted(
+    name: str, model: str, answers: int, request: pytest.FixtureRequest
+) -> None:
+    """Triton's `stream` is decoupled and marks the end of three answers with an empty one, `double` gives one; MLServer
+    gives three and marks none."""
+    server: Server = request.getfixturevalue(name)
+    code, level, said = run(f"grpc://{server.grpc_address}", "-i", "grpc-stream", "--slo", "ttft<10s", model=model)
+    assert code == 0, said
+    assert (level["statuses"], level["tokens"], level["first"]["count"]) == ({"0": 50}, answers, 50)
+    assert level["first"]["mean_ms"] <= level["outcomes"]["ok"]["service"]["mean_ms"]
 
 
 @pytest.mark.parametrize("name", ["triton", "mlserver"])

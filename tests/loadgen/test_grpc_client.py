@@ -15,9 +15,9 @@ from hpack import Encoder, NeverIndexedHeaderTuple
 
 from loadgen import h2 as frames
 from loadgen.client import Address
-from loadgen.grpc_client import GrpcClient, GrpcStreams, call
+from loadgen.grpc_client import GrpcClient, call
 from loadgen.grpc_link import CallLink
-from loadgen.record import Cause, GrpcStatus, Outcome, Sample
+from loadgen.record import Cause, Outcome, Sample
 from tests.loadgen.peers import Line, refused_address, serving
 from tests.loadgen.test_http_client import Ends
 
@@ -272,50 +272,6 @@ async def test_what_is_no_http2_is_an_error() -> None:
         async with client_of(address) as (client, ends):
             send(client, 2)
             assert {sample.cause for sample in await ends.wait_for(2)} == {Cause.CONNECT}
-
-
-async def test_a_stream_carries_one_request_after_the_other_and_tells_errors_apart() -> None:
-    opened: list[int] = []
-
-    async def script(line: Line) -> None:
-        peer = Peer(line)
-        async for event in peer.events():
-            if isinstance(event, h2.events.RequestReceived):
-                opened.append(event.stream_id)
-                peer.h2.send_headers(event.stream_id, START)
-            elif isinstance(event, h2.events.DataReceived):
-                answer = b"\x12\x00" if event.data == MESSAGE else b"\x0a\x03bad"
-                for byte in frames.message(answer):  # cut everywhere
-                    peer.h2.send_data(event.stream_id, bytes([byte]))
-
-    async with serving(script) as peer, client_of(peer.address, kind=GrpcStreams, streams=2) as (client, ends):
-        for number in (1, 2, 3):
-            send(client)
-            assert (await ends.wait_for(number))[-1].outcome is Outcome.OK
-        send(client, message=frames.message(b"other"))
-        last = (await ends.wait_for(4))[-1]
-        assert (last.outcome, last.status) == (Outcome.ERROR, GrpcStatus.UNKNOWN)
-    assert opened == [1]
-
-
-async def test_a_stream_that_the_server_ends_fails_its_request_and_is_replaced() -> None:
-    async with (
-        serving(peer_of(lambda *_: None)) as peer,
-        client_of(peer.address, kind=GrpcStreams, timeout_s=0.1) as (client, ends),
-    ):
-        send(client)
-        assert (await ends.wait_for(1))[0].outcome is Outcome.TIMEOUT
-
-    async def ending(line: Line) -> None:
-        peer = Peer(line)
-        async for event in peer.events():
-            if isinstance(event, h2.events.DataReceived):
-                peer.h2.send_headers(event.stream_id, [*START, ("grpc-status", "14")], end_stream=True)
-
-    async with serving(ending) as peer, client_of(peer.address, kind=GrpcStreams) as (client, ends):
-        for number in (1, 2):
-            send(client)
-            assert (await ends.wait_for(number))[-1].outcome is Outcome.SHED
 
 
 async def test_grpcios_server_answers_as_it_does_to_its_own_client() -> None:

@@ -41,6 +41,7 @@ def test_the_load_generator_never_imports_the_agent(module: str) -> None:
         "html",
         "report",
         "tables",
+        "answers",
         "h2",
     ],
 )
