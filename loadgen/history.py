@@ -8,7 +8,8 @@ opened.
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -31,11 +32,15 @@ from sqlalchemy import (
     inspect,
     select,
 )
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 ENVIRONMENT = "HEADGATE_LOAD_HISTORY"
 _POOL = 4
 _POOL_WAIT_S = 10
+_CONNECT_S = 10
+# PostgreSQL's locks of this kind have numbers; any will do that nobody else takes.
+_LOCK = 0x68656164
 
 _METADATA = MetaData()
 SCHEMA = Table("load_schema", _METADATA, Column("version", Integer, primary_key=True))
@@ -43,23 +48,23 @@ RUNS = Table(
     "load_runs",
     _METADATA,
     Column("id", Integer, primary_key=True),
-    Column("name", String(200), nullable=False, unique=True),
+    Column("name", String, nullable=False, unique=True),
     Column("kind", String(20), nullable=False),
     Column("started", String(20), nullable=False, index=True),
-    Column("host", String(200), nullable=False),
-    Column("version", String(50)),
-    Column("url", String(1000), nullable=False),
+    Column("host", String, nullable=False),
+    Column("version", String),
+    Column("url", String, nullable=False),
     Column("protocol", String(20), nullable=False),
-    Column("models", String(1000), nullable=False),
-    Column("seed", String(20), nullable=False),
+    Column("models", String, nullable=False),
+    Column("seed", String, nullable=False),
     Column("document", LargeBinary, nullable=False),
 )
 TAGS = Table(
     "load_tags",
     _METADATA,
     Column("run_id", ForeignKey(RUNS.c.id, ondelete="CASCADE"), primary_key=True),
-    Column("key", String(100), primary_key=True),
-    Column("value", String(500), nullable=False),
+    Column("key", String, primary_key=True),
+    Column("value", String, nullable=False),
 )
 LEVELS = Table(
     "load_levels",
@@ -135,8 +140,12 @@ class History:
             raise HistoryError(f"it is off (--history or {ENVIRONMENT})")
         try:
             made = cls(_engine(url))
-            made._migrate()
         except (SQLAlchemyError, OSError, ImportError) as error:
+            raise HistoryError(_reason(error)) from error
+        try:
+            made._migrate()
+        except (SQLAlchemyError, HistoryError) as error:
+            made._engine.dispose()
             raise HistoryError(_reason(error)) from error
         return made
 
@@ -146,8 +155,16 @@ class History:
     def __exit__(self, *_: object) -> None:
         self._engine.dispose()
 
+    @contextmanager
+    def _alone(self) -> Iterator[Connection]:
+        """A transaction beside which nobody else's is: what it reads is still so when it writes."""
+        with self._engine.connect().execution_options(alone=True) as connection, connection.begin():
+            if connection.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+            yield connection
+
     def _migrate(self) -> None:
-        with self._engine.begin() as connection:
+        with self._alone() as connection:
             version = 0
             if inspect(connection).has_table(SCHEMA.name):
                 version = connection.scalar(select(func.max(SCHEMA.c.version))) or 0
@@ -161,7 +178,7 @@ class History:
         """Keep a result under its name, or under that name with a number where it is taken; the name it got. Raises
         HistoryError."""
         try:
-            with self._engine.begin() as connection:
+            with self._alone() as connection:
                 return _add(connection, document)
         except SQLAlchemyError as error:
             raise HistoryError(_reason(error)) from error
@@ -213,25 +230,42 @@ class History:
 
 
 def _engine(url: str) -> Engine:
-    if not url.startswith("sqlite"):
-        return create_engine(url, pool_size=_POOL, pool_timeout=_POOL_WAIT_S, pool_pre_ping=True)
-    path = url.partition("///")[2]
-    if path and path != ":memory:":
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url)
+    parsed = make_url(url)
+    if parsed.drivername in {"postgresql", "postgres"}:
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() != "sqlite":
+        patience = {"connect_timeout": _CONNECT_S} if parsed.get_backend_name() == "postgresql" else {}
+        return create_engine(
+            parsed,
+            pool_size=_POOL,
+            max_overflow=0,
+            pool_timeout=_POOL_WAIT_S,
+            pool_pre_ping=True,
+            connect_args=patience,
+        )
+    if parsed.database and parsed.database != ":memory:":
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(parsed)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # the driver would begin no transaction for what changes the schema
         # Cascades are off by default in SQLite, and a second run must wait for the first, not fail.
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA busy_timeout=5000")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("alone") else "BEGIN")
 
     return engine
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ArgumentError):
-        return f"not a database URL such as postgresql+psycopg://user@host/name: {error}"
+        return f"not a database URL such as postgresql://user@host/name: {error}"
+    if isinstance(error, ImportError):
+        return f"{error}; for PostgreSQL install headgate[postgres]"
     return str(getattr(error, "orig", None) or error).partition("\n")[0]
 
 

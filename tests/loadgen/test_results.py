@@ -9,13 +9,12 @@ import pytest
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 from hypothesis import given
-from sqlalchemy import create_engine, text
 
-from loadgen import cli, hdr, history
+from loadgen import cli, hdr
 from loadgen.compare import compare, render
 from loadgen.document import DocumentError, Facts, make_document, read_levels
 from loadgen.exits import Exit
-from loadgen.history import History, HistoryError
+from loadgen.history import History
 from loadgen.html import render_page
 from loadgen.level import Level, Window
 from loadgen.merging import merge_documents, merge_levels
@@ -136,56 +135,6 @@ def test_the_page_holds_everything_and_reaches_for_nothing() -> None:
     assert run["summary"] == "</script><b>"
     assert run["levels"][0]["outcomes"]["shed"] == 20
     assert len(run["levels"][0]["windows"]) == 2
-
-
-def test_the_history_keeps_lists_finds_and_forgets(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'deep' / 'folder' / 'h.sqlite'}"
-    with History.open(url) as kept:
-        assert kept.entries(10) == []
-        assert [kept.add(document(level())) for _ in range(2)] == ["base", "base-2"]
-        assert kept.add({**document(level(callers=3), level(callers=4)), "tags": {}, "name": "other"}) == "other"
-    with History.open(url) as kept:
-        assert [(entry.name, entry.levels, entry.best) for entry in kept.entries(10)] == [
-            ("other", 2, 50.0),
-            ("base-2", 1, 50.0),
-            ("base", 1, 50.0),
-        ]
-        assert [entry.name for entry in kept.entries(10, ("team", "a"))] == ["base-2", "base"]
-        held = kept.document("base-2")
-        assert held is not None
-        assert (held["name"], held["levels"]) == ("base-2", document(level())["levels"])
-        assert kept.document("nothing") is None
-        assert kept.remove("base")
-        assert not kept.remove("base")
-    with create_engine(url).connect() as connection:
-        counts = [
-            connection.scalar(text(f"select count(*) from load_{name}")) for name in ("levels", "outcomes", "tags")
-        ]
-    assert counts == [3, 6, 1]
-
-
-def test_an_older_history_is_brought_up_to_date_and_a_newer_one_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = f"sqlite:///{tmp_path / 'h.sqlite'}"
-    with History.open(url) as kept:
-        kept.add(document(level()))
-    added = lambda connection: connection.execute(text("alter table load_runs add column note varchar(10)"))  # noqa: E731
-    monkeypatch.setattr(history, "MIGRATIONS", (*history.MIGRATIONS, added))
-    with History.open(url) as kept:
-        assert len(kept.entries(10)) == 1
-    with create_engine(url).connect() as connection:
-        assert connection.scalar(text("select max(version) from load_schema")) == 2
-        assert connection.scalar(text("select count(note) from load_runs")) == 0
-    monkeypatch.undo()
-    with pytest.raises(HistoryError, match="newer than this program"):
-        History.open(url)
-
-
-@pytest.mark.parametrize("url", ["off", "nonsense", "sqlite:////proc/none/h.sqlite", "postgresql://127.0.0.1:1/x"])
-def test_a_history_that_cannot_be_had_says_why(url: str) -> None:
-    with pytest.raises(HistoryError):
-        History.open(url)
 
 
 def run(*arguments: str) -> int:
