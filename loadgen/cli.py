@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import uvloop
@@ -13,6 +14,7 @@ from loadgen.flags import POSITIONAL
 from loadgen.payload import PayloadError
 from loadgen.prepare import UnreachableError
 from loadgen.settings import Settings, SettingsError, flags_of, read_settings
+from loadgen.settings_file import read_file
 from loadgen.target import allow_many_connections
 
 _LOADS = {
@@ -115,6 +117,8 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
 def _load(given: argparse.Namespace, unknown: Sequence[str], argv: Sequence[str]) -> int:
     """A command that loads a target."""
     problems = _unknown(given.command, unknown)
+    if given.file is not None and Path(given.file).is_file():
+        problems += read_file(Path(given.file), given.command, given)
     try:
         settings = read_settings(given.command, given)
     except SettingsError as error:

@@ -62,7 +62,7 @@ def make_document(
         "python": platform.python_version(),
         "host": facts.host,
         "tags": dict(settings.tag),
-        "settings": _settings_json(settings),
+        "settings": settings_json(settings),
         "request": {
             "inputs": [tensor._asdict() for tensor in facts.tensors],
             "bodies": facts.bodies,
@@ -77,7 +77,8 @@ def make_document(
     }
 
 
-def _settings_json(settings: Settings) -> dict[str, Any]:
+def settings_json(settings: Settings) -> dict[str, Any]:
+    """What a result says of how it came about."""
     return {
         "url": str(settings.url),
         "protocol": str(settings.protocol),

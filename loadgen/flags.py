@@ -34,6 +34,7 @@ from loadgen.values import (
     parse_steps,
     parse_tag,
     parse_text,
+    parse_there,
     parse_url,
     words_of,
 )
@@ -208,6 +209,8 @@ _SERVER = (
 _OUTPUT = (
     Flag("--output", "-o", "DIR", "write result.json, levels.csv, report.html and more there "
          "(default: ./loadgen-TIME; run and replay: not)", "output", parse_folder, "a folder", _LOADS),
+    Flag("--resume", "", "DIR", "go on with an interrupted command: the levels in its folder are not measured again",
+         "output", parse_there, "the folder of a result", _LEVELS),
     Flag("--format", "", "F", "what to print: text, json, csv, junit or prom (default: text)",
          "output", one_of("text", "json", "csv", "junit", "prom"), "text, json, csv, junit or prom", _LOADS, "text"),
     Flag("--json", "", "FILE", "write the whole result there",
@@ -218,6 +221,8 @@ _OUTPUT = (
          "output", parse_text, "a name", _LOADS, ""),
     Flag("--history", "", "URL", "where results are kept: off, or a database such as postgresql://... "
          "(default: a file under the user's data folder)", "output", parse_text, "off or a database URL", _LOADS, ""),
+    Flag("--file", "-f", "FILE", "settings in TOML, by the names of flags; what the command line says wins",
+         "output", parse_file, "a file", _ALL),
     Flag("--no-tui", "", "", "plain lines instead of the live page", "output", None, "", _LOADS, default=False),
     Flag("--quiet", "", "", "no progress at all", "output", None, "", _LOADS, default=False),
 )  # fmt: skip
@@ -231,4 +236,13 @@ FLAGS: tuple[Flag, ...] = (
     *_BEHAVIOUR,
     *_SERVER,
     *_OUTPUT,
+)
+
+# Of each pair one may be given.
+EXCLUSIVE = (
+    ("rate", "steps"),
+    ("rate", "concurrency"),
+    ("steps", "concurrency"),
+    ("steps", "duration"),
+    ("data", "data_file"),
 )

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from loadgen.level import Level
 from loadgen.measure import measure_callers, measure_rate
+from loadgen.resume import take
 from loadgen.scrape import Scraper, split_of
 from loadgen.session import Session
 from loadgen.tables import heading, row_of
@@ -26,6 +27,8 @@ class Ladder:
     async def callers(self, callers: int, kind: str = "level") -> Level:
         """A closed-loop level. Raises OSError, StoppedError."""
         settings = self._session.settings
+        if (level := take(self._session.done, kind, callers=callers)) is not None:
+            return self._taken(level)
         longest_s = settings.warmup + settings.max_level_time
         return await self._measured(
             kind,
@@ -37,6 +40,8 @@ class Ladder:
     async def rate(self, rate: float, kind: str = "level", target: Target | None = None, seconds: float = 0.0) -> Level:
         """An open-loop level, against another target where one is given. Raises OSError, StoppedError."""
         settings, where = self._session.settings, target or self._session.prepared.target
+        if (level := take(self._session.done, kind, rate=rate)) is not None:
+            return self._taken(level)
         longest_s = settings.warmup + (seconds or settings.max_level_time) + settings.timeout
         return await self._measured(
             kind,
@@ -45,11 +50,21 @@ class Ladder:
             lambda: measure_rate(settings, where, rate, self._session.watch, seconds=seconds),
         )
 
+    def _taken(self, level: Level) -> Level:
+        session = self._session
+        if session.is_stopped:
+            raise StoppedError
+        if not session.levels:
+            session.view.say(heading())
+        session.levels.append(level)
+        session.view.add(level, row_of(level))
+        return level
+
     async def _measured(self, kind: str, longest_s: float, name: str, measure: Callable[[], Awaitable[Level]]) -> Level:
         session = self._session
-        if self._is_first:
+        if not session.levels:
             session.view.say(heading())
-        else:
+        if not self._is_first:
             await session.pause(session.settings.cooldown)
         self._is_first = False
         if session.is_stopped:

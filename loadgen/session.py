@@ -35,13 +35,15 @@ def version_of_this() -> str | None:
 
 
 class Session:
-    """One command on its way: `levels` are what it has measured so far."""
+    """One command on its way: `levels` are what it has measured so far, `done` what an earlier one has, and this one
+    need not."""
 
     def __init__(self, settings: Settings, prepared: Prepared, view: View) -> None:
         self.settings = settings
         self.prepared = prepared
         self.view = view
         self.levels: list[Level] = []
+        self.done: list[Level] = []
         self._stopping = asyncio.Event()
         self._load: Loads | None = None
         self._started = datetime.now(UTC)
@@ -120,7 +122,9 @@ class Session:
         command itself found wrong."""
         settings, facts = self.settings, self.facts
         found = [f"{level.name}: {warning}" for level in self.levels for warning in warnings(settings, level)]
-        document = make_document(settings, facts, self.levels, found, summary=text, **parts)
+        # What an interrupted command has not come to again is still there for the next.
+        levels = [*self.levels, *self.done] if self.is_stopped else self.levels
+        document = make_document(settings, facts, levels, found, summary=text, **parts)
         if WORKER in os.environ:
             print(json.dumps(document))
             return Exit.OK

@@ -95,6 +95,8 @@ class Settings:
     workers: int = 1
     history: str = ""
     name: str = ""
+    file: Path | None = None
+    resume: Path | None = None
 
     @property
     def models(self) -> tuple[str, ...]:

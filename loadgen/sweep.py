@@ -12,6 +12,7 @@ from loadgen.level import Level
 from loadgen.prepare import prepare
 from loadgen.record import Outcome
 from loadgen.report import verdict
+from loadgen.resume import resumed
 from loadgen.session import Session
 from loadgen.settings import Settings
 from loadgen.stats import rising
@@ -29,7 +30,7 @@ _CLIFF = 3.0
 async def sweep(settings: Settings) -> Exit:
     """Raises OSError, UnreachableError, PayloadError."""
     session = await begin(settings)
-    ladder = Ladder(session)
+    settings, ladder = session.settings, Ladder(session)
     with session.view:
         try:
             for rate in settings.rate:
@@ -42,9 +43,11 @@ async def sweep(settings: Settings) -> Exit:
 
 
 async def begin(settings: Settings) -> Session:
-    """A session whose target is known to answer. Raises OSError, UnreachableError, PayloadError."""
+    """A session whose target is known to answer. Raises OSError, UnreachableError, PayloadError, SettingsError."""
+    settings, done = resumed(settings)
     prepared = await prepare(settings)
     session = Session(settings, prepared, make_view(settings))
+    session.done = done
     await session.check_answers()
     session.listen()
     return session
@@ -105,7 +108,7 @@ class Found(NamedTuple):
 async def search(settings: Settings) -> Exit:
     """Raises OSError, UnreachableError, PayloadError."""
     session = await begin(settings)
-    ladder = Ladder(session)
+    settings, ladder = session.settings, Ladder(session)
     low, high = (settings.rate or settings.concurrency)[0], (settings.rate or settings.concurrency)[-1]
     with session.view:
         try:

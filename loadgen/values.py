@@ -282,6 +282,14 @@ def parse_folder(text: str) -> Path:
     return path
 
 
+def parse_there(text: str) -> Path:
+    """A folder that is there."""
+    path = Path(text)
+    if not text or not path.is_dir():
+        raise ValueError(text)
+    return path
+
+
 def parse_share(text: str) -> float:
     """`5%` or `0.05`."""
     return number((0.0, 100.0))(text[:-1]) / 100 if text.endswith("%") else number((0.0, 1.0))(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loadgen.exits import Exit
 from tests.loadgen.peers import Line, serving
-from tests.loadgen.test_cli import Model, start
+from tests.loadgen.test_cli import Model, command, start
 from tests.loadgen.test_tune import QUICK, SLOTS, predictor
 
 
@@ -26,12 +26,22 @@ async def interrupted(process: asyncio.subprocess.Process, after: str = "") -> t
     return out.decode(), err.decode()
 
 
-async def test_a_sweep_tells_the_levels_that_were_done(tmp_path: Path) -> None:
+async def test_a_sweep_tells_the_levels_that_were_done_and_goes_on_from_them(tmp_path: Path) -> None:
     async with predictor(*SLOTS) as url:
-        process = await start("sweep", url, "-m", "m", "-c", "1:64", "-o", f"{tmp_path}", *QUICK)
-        out, _ = await interrupted(process, after="1")
-    assert out.splitlines()[3].lstrip(" !").split()[0] == "1"
-    assert (tmp_path / "result.json").is_file()
+        arguments = ["sweep", url, "-m", "m", *QUICK]
+        out, _ = await interrupted(await start(*arguments, "-c", "1:64", "-o", f"{tmp_path}"), after="1")
+        assert out.splitlines()[3].lstrip(" !").split()[0] == "1"
+        first = json.loads((tmp_path / "result.json").read_text())
+        code, out, _ = await command(*arguments, "-c", "1,2", "--resume", f"{tmp_path}", "--fail-on", "none")
+        assert code == 0
+        code, _, err = await command(*arguments, "-c", "1,2", "--resume", f"{tmp_path}", "--timeout", "3s")
+        assert (code, "it was measured with timeout_s 10.0, not 3.0" in err) == (Exit.USAGE, True)
+        code, _, err = await command("search", *arguments[1:], "--slo", "p50<1s", "--resume", f"{tmp_path}")
+        assert (code, "it is of `sweep`" in err) == (Exit.USAGE, True)
+    second = json.loads((tmp_path / "result.json").read_text())
+    assert [level["name"] for level in second["levels"]] == ["1 caller", "2 callers"]
+    assert second["levels"][0]["outcomes"] == first["levels"][0]["outcomes"]
+    assert second["settings"]["seed"] == first["settings"]["seed"]
 
 
 async def test_tune_tells_what_it_knows_before_and_inside_the_proof(tmp_path: Path) -> None:
