@@ -93,14 +93,14 @@ def _open(settings: Settings, load: OpenLoop, result: Result) -> Level:
 
 
 def _closed(settings: Settings, result: Result) -> Level:
-    level = level_of(result, callers=settings.concurrency[0])
     first = math.ceil(settings.warmup / settings.window)
+    level = level_of(result, callers=settings.concurrency[0], first=first)
     if not first:
         return level
     windows = [window for window in level.windows if window.start_s >= first * settings.window - 1e-9]
     seconds = max(result.elapsed_s - first * settings.window, 1e-9)
     total = merged(window.recorder for window in windows)
-    return replace(level, windows=windows, total=total, steps=[total], seconds=seconds, models={})
+    return replace(level, windows=windows, total=total, steps=[total], seconds=seconds)
 
 
 async def inspect(settings: Settings) -> Exit:

@@ -158,7 +158,7 @@ def level_of(
         windows=windows,
         window_s=result.window_s,
         steps=result.steps,
-        models=result.models if whole else {},  # they hold the warm-up too
+        models=result.by_model(first=first, last=math.inf if last is None else last),
         inflight=mean([beat.inflight for beat in beats]),
         cpu_share=(beats[-1].cpu_s - beats[0].cpu_s) / span_s if span_s else result.cpu_s / max(result.elapsed_s, 1e-9),
         stall_s=result.stall_s,

@@ -135,7 +135,6 @@ def open_level(result: Result, rate: float, warmup_s: float, planned_s: float) -
     counted = replace(
         result,
         steps=result.steps[1:],
-        models={} if warmup_s else result.models,  # they hold the warm-up too
         windows={number: window for number, window in result.windows.items() if number >= first},
         beats=[beat for beat in result.beats if warmup_s <= beat.at_s < warmup_s + planned_s],
         rated_s=planned_s,
@@ -144,4 +143,5 @@ def open_level(result: Result, rate: float, warmup_s: float, planned_s: float) -
     problem = ""
     if is_drifting(times) and times[-1] > 2 * min(times):
         problem = f"latency kept rising for {format_duration(planned_s)}: the target takes less than this"
-    return level_of(counted, rate=rate, problem=problem)
+    level = level_of(counted, rate=rate, problem=problem)
+    return replace(level, models=result.by_model(step=1))

@@ -5,6 +5,7 @@ keeps to the schedule would feel, `service` = done - sent is what most generator
 generator's own lateness. Keeping the three apart is what makes a late generator visible instead of flattering.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -208,7 +209,7 @@ class Beat(NamedTuple):
 class Result:
     """What a run measured.
 
-    `steps` holds one recorder per schedule step (one in closed loop), `models` one per model where there are several,
+    `steps` holds one recorder per schedule step (one in closed loop), `models` one per model, step and window where there are several,
     `windows` one per `window_s` seconds of the run, by its number. Rates are counts over `rated_s`: the schedule's
     length, or in closed loop all of `elapsed_s`, the time until the last request ended; `cpu_s` is the CPU time of the
     process in it. `unfinished` requests were cut off by `stop()`; `backlogged` ones waited for a free connection.
@@ -216,7 +217,7 @@ class Result:
     """
 
     steps: list[Recorder] = field(default_factory=list)
-    models: dict[str, Recorder] = field(default_factory=dict)
+    models: dict[str, dict[tuple[int, int], Recorder]] = field(default_factory=dict)
     windows: dict[int, Recorder] = field(default_factory=dict)
     window_s: float = 0.0
     sent: int = 0
@@ -234,3 +235,10 @@ class Result:
     def total(self) -> Recorder:
         """All steps in one."""
         return merged(self.steps)
+
+    def by_model(self, *, step: int = 0, first: int = 0, last: float = math.inf) -> dict[str, Recorder]:
+        """One recorder per model, from `step` on, of the windows from `first` up to `last` (not included)."""
+        return {
+            name: merged(one for (where, window), one in parts.items() if where >= step and first <= window < last)
+            for name, parts in self.models.items()
+        }

@@ -117,7 +117,11 @@ class _Run(ABC):
         return Result(
             steps=self.recorders,
             models={
-                name: merged(recorder for book in self._books[number :: self._models] for recorder in book.values())
+                name: {
+                    (step, window): recorder
+                    for step, book in enumerate(self._books[number :: self._models])
+                    for window, recorder in book.items()
+                }
                 for number, name in enumerate(names)
             },
             windows=dict(sorted(windows.items())) if self._extras.window_s else {},

@@ -222,6 +222,20 @@ async def test_a_trace_is_replayed_at_its_times(tmp_path: Path) -> None:
     assert {name: part["count"] for name, part in level["models"].items()} == {"a": 2, "b": 1}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("load", [("-q", "200"), ("-c", "2")])
+async def test_tables_by_model_leave_the_warm_up_out(load: tuple[str, str]) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.002)
+        return web.json_response({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1]}]})
+
+    async with http_server(handler) as port:
+        more = ["-m", "a=3,b=1", "-z", "400ms", "--warmup", "200ms", "--window", "100ms"]
+        level, _ = await result_of("run", f"http://127.0.0.1:{port}", *load, *more)
+    counts = {name: part["count"] for name, part in level["models"].items()}  # type: ignore[attr-defined]
+    assert sum(counts.values()) == level["count"]
+    assert counts["a"] == pytest.approx(3 * counts["b"], abs=4)
+
+
 async def test_workers_share_the_load_and_their_results_are_one() -> None:
     async with predictor(*demo()) as url:
         level, _ = await result_of("run", url, "-m", "m", "-c", "5", "-n", "101", "-w", "2")

@@ -288,7 +288,7 @@ async def test_models_have_records_of_their_own() -> None:
         where = target(peer.address)
         where = replace(where, models=("a", "b"), model_of=(0, 0, 1))
         result = await ClosedLoop(where, 1, limit=9).run()
-    assert {name: recorder.count for name, recorder in result.models.items()} == {"a": 6, "b": 3}
+    assert {name: recorder.count for name, recorder in result.by_model().items()} == {"a": 6, "b": 3}
     assert result.total.count == 9
 
 
