@@ -57,13 +57,17 @@ def _main(argv: Sequence[str] | None) -> int:
     _add_results(commands)
     given, unknown = parser.parse_known_args(argv)
     if given.command in _LOADS:
-        return _load(given, unknown, list(sys.argv[1:] if argv is None else argv))
+        return _load(given, unknown)
     if problems := _unknown(given.command, unknown):
         raise SettingsError(problems)
     if given.command == "selftest":
         from loadgen.selftest import run_selftest  # noqa: PLC0415
 
         return run_selftest(given)
+    if given.command == "worker":
+        from loadgen.worker import run_worker  # noqa: PLC0415
+
+        return run_worker(given)
     from loadgen import results  # noqa: PLC0415 (SQLAlchemy takes 0.2 s)
 
     return {"compare": results.run_compare, "report": results.run_report, "history": results.run_history}[
@@ -93,6 +97,8 @@ def _add_results(commands: "argparse._SubParsersAction[_Parser]") -> None:
     history.add_argument("--remove", metavar="NAME", help="forget this one")
     for parser in (compare, report, history):
         parser.add_argument(_HISTORY[0], metavar=_HISTORY[1], help=_HISTORY[2])
+    worker = commands.add_parser("worker", help="a part of the load of `run --workers --listen`", allow_abbrev=False)
+    worker.add_argument("--join", metavar="HOST:PORT", help="where it listens")
     selftest = commands.add_parser("selftest", help="what this machine's generator can do", allow_abbrev=False)
     selftest.add_argument("--duration", "-z", metavar="DUR", help="of each row (default: 2s)")
     selftest.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
@@ -114,7 +120,7 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
             group.add_argument(*names, metavar=flag.metavar, help=text, action=action)
 
 
-def _load(given: argparse.Namespace, unknown: Sequence[str], argv: Sequence[str]) -> int:
+def _load(given: argparse.Namespace, unknown: Sequence[str]) -> int:
     """A command that loads a target."""
     problems = _unknown(given.command, unknown)
     if given.file is not None and Path(given.file).is_file():
@@ -127,7 +133,7 @@ def _load(given: argparse.Namespace, unknown: Sequence[str], argv: Sequence[str]
         raise SettingsError(problems)
     allow_many_connections()
     try:
-        return uvloop.run(_command(settings, argv))
+        return uvloop.run(_command(settings, given))
     except PayloadError as error:
         print(f"headgate-load: {error}", file=sys.stderr)
     except UnreachableError as error:
@@ -140,13 +146,13 @@ def _load(given: argparse.Namespace, unknown: Sequence[str], argv: Sequence[str]
     return Exit.UNREACHABLE
 
 
-def _command(settings: Settings, argv: Sequence[str]) -> Coroutine[Any, Any, Exit]:
+def _command(settings: Settings, given: argparse.Namespace) -> Coroutine[Any, Any, Exit]:
     """Imported here, for each brings what the others do not need."""
     match settings.command:
         case "run" if settings.workers > 1:
             from loadgen.workers import run_workers  # noqa: PLC0415
 
-            return run_workers(settings, argv)
+            return run_workers(settings, {name: value for name, value in vars(given).items() if value is not None})
         case "run" | "inspect" as name:
             from loadgen import commands  # noqa: PLC0415
 

@@ -2,7 +2,8 @@
 
 import math
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,35 +19,61 @@ from loadgen.schedule import Schedule, Step, draw, given
 from loadgen.scrape import Scraper, split_of
 from loadgen.session import Session, failures
 from loadgen.settings import Settings
-from loadgen.units import format_latency
+from loadgen.units import NS_PER_S, format_duration, format_latency
 from loadgen.values import Protocol
 from loadgen.view import make_view
 
 _BODY = 2000  # characters of an answer that `inspect` shows
 
 
+Begin = Callable[[], Awaitable[int]]
+
+
 async def run(settings: Settings) -> Exit:
     """One load. Raises OSError, UnreachableError, PayloadError."""
     prepared = await prepare(settings)
-    view = make_view(settings)
-    session = Session(settings, prepared, view)
-    load = _make_load(settings, prepared)
+    session = Session(settings, prepared, make_view(settings))
     session.listen()
+    with session.view:
+        session.view.plan("run", _planned_s(settings))
+        level = await measured(session, begin_at(session))
+    return await conclude(session, level)
+
+
+async def measured(session: Session, begin: Begin | None) -> Level:
+    """What one load has shown. Raises OSError, PayloadError."""
+    settings = session.settings
+    load = _make_load(settings, session.prepared)
+    load.begin = begin
     scraper = Scraper(settings.scrape)
     before = await scraper.read()
-    with view:
-        view.plan("run", _planned_s(settings))
-        session.watch(load)
-        result = await load.run()
+    session.watch(load)
+    result = await load.run()
     split = split_of(before, await scraper.read())
     level = _open(settings, load, result) if isinstance(load, OpenLoop) else _closed(settings, result)
-    return await conclude(session, replace(level, server=split))
+    return replace(level, server=split)
+
+
+def begin_at(session: Session) -> Begin | None:
+    """When --start-at says; where that has passed already, at once and with a note."""
+    moment = session.settings.start_at
+    if moment is None:
+        return None
+
+    async def begin() -> int:
+        late_s = time.time() - moment
+        if late_s > 0:
+            session.notes.append(f"began {format_duration(round(late_s, 1))} after --start-at")
+        return time.monotonic_ns() - round(late_s * NS_PER_S)
+
+    return begin
 
 
 async def conclude(session: Session, level: Level) -> Exit:
     """Tell what one load has shown."""
     session.levels.append(level)
     text = render_run(session.settings, session.facts, level, session.prepared.request)
+    text += "".join(f"\nWARNING  {note}" for note in session.notes)
     failed = await session.all_failed()
     if failed:
         print(f"headgate-load: {failed}", file=sys.stderr)
@@ -64,7 +91,7 @@ def _make_load(settings: Settings, prepared: Prepared) -> OpenLoop | ClosedLoop:
     limit = sys.maxsize if math.isinf(settings.requests) else int(settings.requests)
     if settings.arrivals.file is not None:
         schedule = _read_times(settings.arrivals.file)
-        return OpenLoop(prepared.target, schedule, extras=extras)
+        return OpenLoop(prepared.target, schedule.share(*settings.share), extras=extras)
     if not settings.steps:
         duration_s = settings.warmup + settings.ramp + settings.duration
         return ClosedLoop(
@@ -74,7 +101,8 @@ def _make_load(settings: Settings, prepared: Prepared) -> OpenLoop | ClosedLoop:
     if settings.warmup:
         steps.insert(0, Step(steps[0].rate or steps[0].end_rate or 0.0, settings.warmup))
     spread = settings.arrivals
-    return OpenLoop(prepared.target, draw(steps, spread.kind, settings.seed, limit, spread=spread.cv), extras=extras)
+    schedule = draw(steps, spread.kind, settings.seed, limit, spread=spread.cv)
+    return OpenLoop(prepared.target, schedule.share(*settings.share), extras=extras)
 
 
 def _read_times(path: Path) -> Schedule:

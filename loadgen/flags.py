@@ -19,12 +19,14 @@ from loadgen.values import (
     integer,
     number,
     one_of,
+    parse_address,
     parse_callers,
     parse_cancel,
     parse_file,
     parse_folder,
     parse_header,
     parse_models,
+    parse_moment,
     parse_output,
     parse_rates,
     parse_shape,
@@ -132,6 +134,11 @@ _LOAD = (
          "load", integer(0, 2**32 - 1), f"a whole number from 0 to {2**32 - 1}", _ALL),
     Flag("--workers", "-w", "N", "processes that share the load (default: 1, enough for some 50,000/s)",
          "load", integer(1, 64), "a whole number from 1 to 64", _RUN, 1),
+    Flag("--listen", "", "HOST:PORT", "with --workers: not processes here but those that `worker --join` sends there",
+         "load", parse_address, "HOST:PORT", _RUN),
+    Flag("--start-at", "", "TIME", "when to begin, for generators that do not know of each other: "
+         "2026-01-01T12:00:00Z, or seconds since 1970",
+         "load", parse_moment, "a time such as 2026-01-01T12:00:00Z", _RUN | _REPLAY),
 )  # fmt: skip
 
 _DATA = (

@@ -6,7 +6,6 @@ opened.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +34,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-ENVIRONMENT = "HEADGATE_LOAD_HISTORY"
+from loadgen.places import ENVIRONMENT, history_url
+
 _POOL = 4
 _POOL_WAIT_S = 10
 _CONNECT_S = 10
@@ -118,14 +118,6 @@ class Entry(NamedTuple):
     best: float
 
 
-def default_url() -> str:
-    """A file in the user's data folder (XDG Base Directory), or what the environment says."""
-    if given := os.environ.get(ENVIRONMENT):
-        return given
-    base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return f"sqlite:///{base / 'headgate' / 'load.sqlite'}"
-
-
 class History:
     """An open history; use it as a context manager."""
 
@@ -135,7 +127,7 @@ class History:
     @classmethod
     def open(cls, url: str = "") -> Self:
         """The history at `url`, made or brought up to date as needed. Raises HistoryError."""
-        url = url or default_url()
+        url = url or history_url()
         if url == "off":
             raise HistoryError(f"it is off (--history or {ENVIRONMENT})")
         try:

@@ -35,7 +35,8 @@ def extras_of(settings: Settings) -> Extras:
         honour=settings.retry_after == "honour",
         cancel_share=settings.cancel[0],
         cancel_after_s=settings.cancel[1],
-        seed=settings.seed,
+        seed=settings.seed + settings.share[0],
+        share=settings.share,
     )
 
 

@@ -209,10 +209,11 @@ class Beat(NamedTuple):
 class Result:
     """What a run measured.
 
-    `steps` holds one recorder per schedule step (one in closed loop), `models` one per model, step and window where there are several,
-    `windows` one per `window_s` seconds of the run, by its number. Rates are counts over `rated_s`: the schedule's
-    length, or in closed loop all of `elapsed_s`, the time until the last request ended; `cpu_s` is the CPU time of the
-    process in it. `unfinished` requests were cut off by `stop()`; `backlogged` ones waited for a free connection.
+    `steps` holds one recorder per schedule step (one in closed loop), `models` one per model, step and window where
+    there are several models, `windows` one per `window_s` seconds of the run, by its number. Rates are counts over
+    `rated_s`: the schedule's length, or in closed loop all of `elapsed_s`, the time until the last request ended;
+    `cpu_s` is the CPU time of the process in it. `unfinished` requests were cut off by `stop()`; `backlogged` ones
+    waited for a free connection.
     `beats` come some fifty times a second; `stall_s` is the longest that one came late.
     """
 

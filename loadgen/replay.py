@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from loadgen.client import resolve
-from loadgen.commands import conclude
+from loadgen.commands import begin_at, conclude
 from loadgen.exits import Exit
 from loadgen.level import level_of
 from loadgen.measure import extras_of
@@ -30,6 +30,7 @@ async def replay(settings: Settings) -> Exit:
     view = make_view(settings)
     session = Session(settings, prepared, view)
     load = OpenLoop(prepared.target, schedule, extras=extras_of(settings))
+    load.begin = begin_at(session)
     session.listen()
     with view:
         view.plan("replay", schedule.steps[0].duration_s)

@@ -12,7 +12,7 @@ import random
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from loadgen.client import BaseClient
@@ -41,7 +41,8 @@ class Extras:
     """What a run may do besides: count by windows of `window_s` (0: not), try a refused request again up to `retries`
     times, after what Retry-After says if `honour` is set, and take back a share of the requests after `cancel_after_s`.
 
-    `seed` is for what is drawn at random on the way.
+    `seed` is for what is drawn at random on the way. A run that is number `share[0]` of `share[1]` parts sends the
+    requests of its turns: all parts together send what one would.
     """
 
     window_s: float = 0.0
@@ -50,6 +51,7 @@ class Extras:
     cancel_share: float = 0.0
     cancel_after_s: float = 0.0
     seed: int = 0
+    share: tuple[int, int] = (0, 1)
 
 
 _PLAIN = Extras()
@@ -58,7 +60,8 @@ _PLAIN = Extras()
 class _Run(ABC):
     """What both loops share: the client, the recorders and the one ending.
 
-    `sent` and `started_ns` (monotonic; 0 until sending begins) may be read at any time.
+    `sent` and `started_ns` (monotonic; 0 until sending begins) may be read at any time. `begin` may be set before: it
+    is awaited when all is ready, and tells the monotonic time to begin at.
     """
 
     open_loop = False
@@ -68,8 +71,10 @@ class _Run(ABC):
     ) -> None:
         self.sent = 0
         self.started_ns = 0
+        self.begin: Callable[[], Awaitable[int]] | None = None
         self._target = target
-        self._feed = itertools.cycle(zip(target.requests, target.model_of or itertools.repeat(0), strict=False))
+        whole = itertools.cycle(zip(target.requests, target.model_of or itertools.repeat(0), strict=False))
+        self._feed = itertools.islice(whole, extras.share[0], None, extras.share[1])
         self._on_sample = on_sample
         self._extras = extras
         self._is_plain = not (extras.retries or extras.cancel_share)
@@ -94,8 +99,11 @@ class _Run(ABC):
         self._client = target.client(self._attempted if self._extras.retries else self._ended)
         try:
             await self._client.connect(min(self._warm_connections(), target.max_connections))
+            begin_ns = 0 if self.begin is None else await self.begin()
+            if (early_ns := begin_ns - _LEAD_NS - time.monotonic_ns()) > 0:
+                await asyncio.wait([self._finished], timeout=early_ns / NS_PER_S)
             self._cpu_s = time.process_time()
-            self.started_ns = time.monotonic_ns() + _LEAD_NS
+            self.started_ns = max(begin_ns, time.monotonic_ns() + _LEAD_NS)
             self._start()
             self._beat_at_s = self._loop.time()
             self._beat()
@@ -355,13 +363,15 @@ class ClosedLoop(_Run):
         return self._target.links(self._callers)
 
     def _start(self) -> None:
-        self.started_ns = time.monotonic_ns()
+        if self.begin is None:
+            self.started_ns = time.monotonic_ns()
         self._ends_ns = (
             sys.maxsize if math.isinf(self._duration_s) else round(self.started_ns + self._duration_s * NS_PER_S)
         )
+        wait_s = max(0.0, (self.started_ns - time.monotonic_ns()) / NS_PER_S)
         for number in range(self._callers):
-            if self._ramp_s:
-                self._loop.call_later(self._ramp_s * number / self._callers, self._begin)
+            if wait_s or self._ramp_s:
+                self._loop.call_later(wait_s + self._ramp_s * number / self._callers, self._begin)
             else:
                 self._begin()
 

@@ -60,6 +60,11 @@ class Schedule(NamedTuple):
     offsets_ns: "array[int]"
     first: tuple[int, ...]
 
+    def share(self, number: int, of: int) -> "Schedule":
+        """Every `of`-th arrival from the one of `number` on: all shares together are the whole."""
+        first = tuple(-(-(index - number) // of) if index > number else 0 for index in self.first)
+        return self._replace(offsets_ns=self.offsets_ns[number::of], first=first)
+
     def arrivals_in(self, step: int) -> int:
         """How many requests `steps[step]` plans."""
         end = self.first[step + 1] if step + 1 < len(self.first) else len(self.offsets_ns)

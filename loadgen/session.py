@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,16 +13,13 @@ from typing import Any
 from loadgen import outputs
 from loadgen.document import Facts, make_document
 from loadgen.exits import Exit
-from loadgen.history import History, HistoryError, default_url
 from loadgen.level import Level, generator_problem
+from loadgen.places import history_url
 from loadgen.prepare import Prepared, UnreachableError, probe, words
 from loadgen.record import Outcome, status_name
 from loadgen.report import warnings
 from loadgen.settings import Settings
 from loadgen.view import Loads, View
-
-# Set for the processes of --workers: they tell their whole result on standard output, and keep nothing.
-WORKER = "HEADGATE_LOAD_WORKER"
 
 
 def version_of_this() -> str | None:
@@ -36,7 +31,7 @@ def version_of_this() -> str | None:
 
 class Session:
     """One command on its way: `levels` are what it has measured so far, `done` what an earlier one has, and this one
-    need not."""
+    need not; `notes` are warnings that are not of a level."""
 
     def __init__(self, settings: Settings, prepared: Prepared, view: View) -> None:
         self.settings = settings
@@ -44,6 +39,7 @@ class Session:
         self.view = view
         self.levels: list[Level] = []
         self.done: list[Level] = []
+        self.notes: list[str] = []
         self._stopping = asyncio.Event()
         self._load: Loads | None = None
         self._started = datetime.now(UTC)
@@ -78,6 +74,10 @@ class Session:
         self.view.watch(load)
         if self.is_stopped:
             load.stop()
+
+    async def stopped(self) -> None:
+        """Wait until somebody asks to end."""
+        await self._stopping.wait()
 
     async def pause(self, seconds: float) -> None:
         """Let the target come to rest between levels; an interruption ends it."""
@@ -122,12 +122,10 @@ class Session:
         command itself found wrong."""
         settings, facts = self.settings, self.facts
         found = [f"{level.name}: {warning}" for level in self.levels for warning in warnings(settings, level)]
+        found += self.notes
         # What an interrupted command has not come to again is still there for the next.
         levels = [*self.levels, *self.done] if self.is_stopped else self.levels
         document = make_document(settings, facts, levels, found, summary=text, **parts)
-        if WORKER in os.environ:
-            print(json.dumps(document))
-            return Exit.OK
         print(text if settings.format == "text" else outputs.printed(settings.format, document).rstrip("\n"))
         code = self._code(extra)
         try:
@@ -143,9 +141,11 @@ class Session:
 
     def _keep(self, document: dict[str, Any]) -> None:
         """Put the result into the history; what goes wrong there costs a line, not the result."""
-        url = self.settings.history or default_url()
+        url = self.settings.history or history_url()
         if url == "off":
             return
+        from loadgen.history import History, HistoryError  # noqa: PLC0415 (see places.py)
+
         try:
             with History.open(url) as history:
                 history.add(document)

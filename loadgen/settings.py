@@ -33,7 +33,8 @@ class Settings:
 
     `concurrency` and `rate` hold the levels, one for `run`; closed loop has no rate and no `steps`, and where neither
     is given one caller (or a ladder of them) is. `requests` is math.inf where only the duration ends the run,
-    `duration` is math.inf where only the count does. Times are in seconds.
+    `duration` is math.inf where only the count does. Times are in seconds. `share` is (number, of how many) where this
+    is a part of a load that several processes make.
     """
 
     command: str
@@ -93,6 +94,9 @@ class Settings:
     no_tui: bool = False
     quiet: bool = False
     workers: int = 1
+    share: tuple[int, int] = (0, 1)
+    listen: tuple[str, int] | None = None
+    start_at: float | None = None
     history: str = ""
     name: str = ""
     file: Path | None = None
@@ -194,6 +198,8 @@ class _Reader:
         self._exclude("rate", "steps", "concurrency")
         self._exclude("steps", "duration")
         self._exclude("data", "data_file")
+        if self.has("listen") and not self.has("workers"):
+            self.problems.append("--listen: only with --workers")
         if command == "run":
             self._exclude("arrivals", "concurrency")
             if self.has("arrivals") and values["arrivals"].file is None and not (self.has("rate") or self.has("steps")):

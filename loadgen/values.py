@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -120,6 +121,25 @@ def parse_models(text: str) -> tuple[tuple[str, float], ...]:
     if len({name for name, _ in models}) < len(models):
         raise ValueError(text)
     return tuple(models)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`HOST:PORT`."""
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname or parts.port is None or parts.path or "@" in parts.netloc:
+        raise ValueError(text)
+    return parts.hostname, parts.port
+
+
+def parse_moment(text: str) -> float:
+    """`2026-01-01T12:00:00Z`, or seconds since 1970; as the latter."""
+    try:
+        moment = float(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text).astimezone().timestamp()
+    if not 0 <= moment < math.inf:
+        raise ValueError(text)
+    return moment
 
 
 def parse_steps(text: str) -> tuple[Step, ...]:

@@ -123,4 +123,4 @@ def make_view(settings: Settings) -> View:
         except ImportError:
             return LineView()
         return LiveView(settings)
-    return QuietView() if settings.command in {"run", "replay"} else PlainView()
+    return PlainView()

@@ -7,14 +7,20 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from loadgen.history import ENVIRONMENT
+from loadgen.places import ENVIRONMENT
 
-ON_ONE = {"test_cli.py", "test_interrupt.py", "test_tune.py", "test_protocols.py", "test_view.py"}
+ON_ONE = {"test_cli.py", "test_interrupt.py", "test_tune.py", "test_protocols.py", "test_view.py", "test_workers.py"}
 
 
 @pytest.fixture(autouse=True)
-def _own_history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_history(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that a test runs is kept in the history of whoever runs it."""
+    monkeypatch.setenv(ENVIRONMENT, "off")
+
+
+@pytest.fixture
+def own_history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """For tests of the history: it is in a file of the test's own."""
     monkeypatch.setenv(ENVIRONMENT, f"sqlite:///{tmp_path / 'history.sqlite'}")
 
 

@@ -236,16 +236,6 @@ async def test_tables_by_model_leave_the_warm_up_out(load: tuple[str, str]) -> N
     assert counts["a"] == pytest.approx(3 * counts["b"], abs=4)
 
 
-async def test_workers_share_the_load_and_their_results_are_one() -> None:
-    async with predictor(*demo()) as url:
-        level, _ = await result_of("run", url, "-m", "m", "-c", "5", "-n", "101", "-w", "2")
-        assert (level["callers"], level["count"]) == (5, 101)
-        level, _ = await result_of("run", url, "-m", "m", "-q", "100", "-z", "500ms", "-w", "2", "--seed", "3")
-        assert level["rate"] == pytest.approx(level["count"] / 0.5, rel=0.01)  # type: ignore[operator]
-        code, _, err = await command("run", url, "-m", "m", "-c", "1", "-w", "2")
-        assert (code, "at most one for each of 1 callers" in err) == (Exit.USAGE, True)
-
-
 async def test_the_selftest_measures_this_machine() -> None:
     code, out, err = await command("selftest", "-z", "100ms", "--format", "json")
     assert (code, err) == (0, "")

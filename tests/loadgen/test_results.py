@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
-from hypothesis import given
+from hypothesis import given, settings
 
 from loadgen import cli, hdr
 from loadgen.compare import compare, render
@@ -41,6 +41,7 @@ def level(ok: int = 500, shed: int = 20, callers: int = 0, seconds: float = 10.0
     )
 
 
+@settings(deadline=None)
 @given(values)
 def test_the_librarys_histogram_has_the_same_percentiles_and_nothing_is_lost(numbers: list[int]) -> None:
     numbers = [min(number, 10**13) for number in numbers]
@@ -141,6 +142,7 @@ def run(*arguments: str) -> int:
     return cli.main(list(arguments))
 
 
+@pytest.mark.usefixtures("own_history")
 def test_compare_report_and_history_take_names_files_and_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +178,7 @@ def test_compare_report_and_history_take_names_files_and_folders(
         (["history", "--bogus"], "--bogus is not a flag of `history`"),
     ],
 )
+@pytest.mark.usefixtures("own_history")
 def test_what_cannot_be_used_is_exit_64(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*arguments) == Exit.USAGE
     assert said in capsys.readouterr().err

@@ -165,3 +165,17 @@ def test_given_times_are_sorted_and_checked() -> None:
     for times in ([], [-1.0], [math.nan], [math.inf]):
         with pytest.raises(ValueError):
             given_times(times)
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 7])
+def test_shares_are_the_whole_in_turns_and_keep_its_steps(of: int) -> None:
+    whole = draw([Step(50.0, 0.2), Step(0.0, 0.1), Step(90.0, 0.3)], Arrivals.POISSON, seed=4)
+    shares = [whole.share(number, of) for number in range(of)]
+    assert sorted(offset for share in shares for offset in share.offsets_ns) == list(whole.offsets_ns)
+    assert list(shares[0].offsets_ns) == list(whole.offsets_ns)[::of]
+    for step in range(3):
+        assert sum(share.arrivals_in(step) for share in shares) == whole.arrivals_in(step)
+        for share in shares:
+            end = share.first[step] + share.arrivals_in(step)
+            start_ns, end_ns = ((0, 200_000_000), (200_000_000, 300_000_000), (300_000_000, 600_000_000))[step]
+            assert all(start_ns <= offset < end_ns for offset in share.offsets_ns[share.first[step] : end])

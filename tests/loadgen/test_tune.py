@@ -37,35 +37,37 @@ async def predictor(*arguments: str) -> AsyncIterator[str]:
         await process.wait()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "levels", "right"),
-    [
-        # The truth and the next level of the sweep above it: a slot that is freed waits for its next request to cross
-        # the loopback, so one more caller can be right on a busy machine.
-        pytest.param(SLOTS, "2,3,4,6,8,12", {4, 5, 6}, id="slots"),
-        pytest.param(["tests.loadgen.models", "sharing", "4", "20"], "2,3,4,6,8,12", {4, 5, 6}, id="sharing"),
-        # 8 in 40 + 8 ms and 2 to gather: 160 of at most 167/s; 7 make 143/s, below 95 %.
-        pytest.param(["tests.loadgen.models", "batch", "8", "40", "1"], "4,6,8,12,16", set(range(8, 13)), id="batch"),
-    ],
-)
-async def test_the_recommended_limit_is_that_of_the_predictor(
-    arguments: list[str], levels: str, right: set[int], tmp_path: Path
-) -> None:
-    async with predictor(*arguments) as url:
-        folder = tmp_path / "out"
+LIMITS = {
+    # The truth and the next level of the sweep above it: a slot that is freed waits for its next request to cross the
+    # loopback, so one more caller can be right on a busy machine.
+    "slots": (SLOTS, "2,3,4,6,8,12", {4, 5, 6}),
+    "sharing": (["tests.loadgen.models", "sharing", "4", "20"], "2,3,4,6,8,12", {4, 5, 6}),
+    # 8 in 40 + 8 ms and 2 to gather: 160 of at most 167/s; 7 make 143/s, below 95 %.
+    "batch": (["tests.loadgen.models", "batch", "8", "40", "1"], "4,6,8,12,16", set(range(8, 13))),
+}
+
+
+async def test_the_recommended_limit_is_that_of_the_predictor(tmp_path: Path) -> None:
+    async def tuned(name: str) -> None:
+        arguments, levels, right = LIMITS[name]
+        folder = tmp_path / name
         more = ["-c", levels, "--slo", "p90<400ms", "--proof", "none", "-o", f"{folder}", *QUICK]
-        code, out, _ = await command("tune", url, "-m", "m", "--fail-on", "none", *more)
-    document: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    assert code == 0, out
-    assert document["advice"]["limit"] in right
-    assert f"RESULT   limit {document['advice']['limit']}" in out
-    assert f"--limit {document['advice']['limit']}" in (folder / "headgate.args").read_text()
+        async with predictor(*arguments) as url:
+            code, out, _ = await command("tune", url, "-m", "m", "--fail-on", "none", *more)
+        document: dict[str, Any] = json.loads((folder / "result.json").read_text())
+        assert code == 0, out
+        assert document["advice"]["limit"] in right, out
+        assert f"RESULT   limit {document['advice']['limit']}" in out
+        assert f"--limit {document['advice']['limit']}" in (folder / "headgate.args").read_text()
+
+    # They mostly wait, so they can do so together.
+    await asyncio.gather(*map(tuned, LIMITS))
 
 
 async def test_the_settings_are_proved_through_a_headgate_that_has_them(tmp_path: Path) -> None:
     async with predictor(*SLOTS) as url:
         folder = tmp_path / "out"
-        more = ["-c", "2,4,8,12", "--slo", "p90<300ms", "--proof", "gate", "-o", f"{folder}", *QUICK]
+        more = ["-c", "4,6,12", "--slo", "p90<300ms", "--proof", "gate", "-o", f"{folder}", *QUICK]
         code, out, err = await command("tune", url, "-m", "m", "--fail-on", "none", *more)
     document = json.loads((folder / "result.json").read_text())
     advice, proofs = document["advice"], [level for level in document["levels"] if level["kind"] == "proof"]
@@ -82,14 +84,16 @@ async def test_the_settings_are_proved_through_a_headgate_that_has_them(tmp_path
 
 async def test_an_objective_that_nothing_keeps_is_exit_6_and_says_what_to_do(tmp_path: Path) -> None:
     async with predictor(*SLOTS) as url:
-        quick = [*QUICK, "--fail-on", "none", "-o", f"{tmp_path}"]
-        code, out, _ = await command("tune", url, "-m", "m", "-c", "1,2", "--slo", "p90<10ms", *quick)
-        assert code == Exit.NO_LEVEL
-        assert "RESULT   no limit keeps p90<10ms" in out
-        assert "no setting helps" in out
-        code, out, _ = await command("search", url, "-m", "m", "-c", "1:4", "--slo", "p90<10ms", *quick)
-        assert code == Exit.NO_LEVEL
-        assert "no level keeps the objectives" in out
+        quick = ["-m", "m", "--slo", "p90<10ms", *QUICK, "--fail-on", "none", "-o"]
+        ended = await asyncio.gather(
+            command("tune", url, "-c", "1,2", *quick, f"{tmp_path / 'a'}"),
+            command("search", url, "-c", "1:4", *quick, f"{tmp_path / 'b'}"),
+        )
+    (code, out, _), (search_code, search_out, _) = ended
+    assert code == search_code == Exit.NO_LEVEL
+    assert "RESULT   no limit keeps p90<10ms" in out
+    assert "no setting helps" in out
+    assert "no level keeps the objectives" in search_out
 
 
 async def test_search_finds_the_border(tmp_path: Path) -> None:
@@ -105,15 +109,18 @@ async def test_search_finds_the_border(tmp_path: Path) -> None:
 
 
 async def test_a_sweep_of_rates_and_of_callers_is_a_table(tmp_path: Path) -> None:
-    async with predictor(*SLOTS) as url:
-        quick = [*QUICK, "--fail-on", "none", "-o", f"{tmp_path}"]
-        code, out, err = await command("sweep", url, "-m", "m", "-q", "50,100", "--slo", "p50<9s", *quick)
-        assert code == 0
-        assert [line.lstrip(" !").split()[0] for line in out.splitlines()[3:5]] == ["50.0/s", "100/s"]
-        assert len(err.splitlines()) == 3  # a heading and a line for each level, as they come
-        code, out, _ = await command("sweep", url, "-m", "m", "-c", "1,2", *quick)
-        assert "knee     throughput 2" in out
-    _, *rows = (tmp_path / "levels.csv").read_text().splitlines()
+    async with predictor(*SLOTS) as first, predictor(*SLOTS) as second:
+        quick = ["-m", "m", *QUICK, "--fail-on", "none", "-o"]
+        ended = await asyncio.gather(
+            command("sweep", first, "-q", "50,100", "--slo", "p50<9s", *quick, f"{tmp_path / 'rates'}"),
+            command("sweep", second, "-c", "1,2", *quick, f"{tmp_path / 'callers'}"),
+        )
+    (code, out, err), (_, callers_out, _) = ended
+    assert code == 0
+    assert [line.lstrip(" !").split()[0] for line in out.splitlines()[3:5]] == ["50.0/s", "100/s"]
+    assert len(err.splitlines()) == 3  # a heading and a line for each level, as they come
+    assert "knee     throughput 2" in callers_out
+    _, *rows = (tmp_path / "callers" / "levels.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows] == ["1 caller", "2 callers"]
 
 

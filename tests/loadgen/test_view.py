@@ -44,7 +44,7 @@ async def test_progress_counts_outcomes_and_tells_the_time_left() -> None:
 
 def test_the_view_suits_where_the_output_goes(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(make_view(settings(quiet=True)), QuietView)
-    assert type(make_view(settings())) is QuietView
+    assert type(make_view(settings())) is PlainView
     with PlainView() as plain, LineView() as lines:
         plain.add(closed(2, 50.0), "one")
         lines.add(closed(2, 50.0), "two")

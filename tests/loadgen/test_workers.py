@@ -1,0 +1,97 @@
+"""Loads that several processes share: together they send what one would, and their results are one."""
+
+import asyncio
+import json
+import os
+import socket
+
+import pytest
+
+from loadgen.exits import Exit
+from loadgen.workers import TOKEN
+from tests.loadgen.peers import answering, serving
+from tests.loadgen.test_cli import Model, bodies, command, reply, start
+
+JSON = ("--format", "json", "--fail-on", "none")
+
+
+async def test_callers_and_requests_are_divided() -> None:
+    model = Model()
+    async with serving(model) as peer:
+        url = f"http://127.0.0.1:{peer.address[1]}"
+        code, out, err = await command("run", url, "-m", "m", "-c", "5", "-n", "101", "-w", "2", *JSON)
+        assert code == 0, err
+        (level,) = json.loads(out)["levels"]
+        assert (level["callers"], level["count"], len(model.infers)) == (5, 101, 101)
+        code, _, err = await command("run", url, "-m", "m", "-w", "3", "-n", "2")
+    assert code == Exit.USAGE
+    assert "at most one for each of 1 callers" in err
+    assert "at most one for each of 2 requests" in err
+
+
+@pytest.mark.parametrize("arrivals", ["constant", "poisson"])
+async def test_all_together_send_the_requests_of_one(arrivals: str) -> None:
+    seen = []
+    for workers in ("1", "2"):
+        model = Model()
+        async with serving(model) as peer:
+            url = f"http://127.0.0.1:{peer.address[1]}"
+            arguments = ["-q", "100", "-z", "300ms", "--arrivals", arrivals, "--seed", "3", "-w", workers]
+            code, out, err = await command("run", url, "-m", "m", *arguments, *JSON)
+        assert code == 0, err
+        (level,) = json.loads(out)["levels"]
+        assert level["count"] == len(model.infers)
+        assert level["rate"] == pytest.approx(level["count"] / 0.3)
+        seen.append(bodies(model.infers))
+    assert seen[0] == seen[1]
+
+
+async def test_workers_elsewhere_join_with_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model()
+    async with serving(model) as peer:
+        arguments = ["-m", "m", "-c", "2", "-n", "40", "-w", "2", "--listen", "127.0.0.1:0", *JSON]
+        url = f"http://127.0.0.1:{peer.address[1]}"
+        code, _, err = await command("run", url, *arguments)
+        assert (code, f"set {TOKEN} here and for the workers" in err) == (Exit.USAGE, True)
+        monkeypatch.setenv(TOKEN, "secret")
+        whole = await start("run", url, *arguments)
+        assert whole.stderr is not None
+        at = (await whole.stderr.readline()).decode().split()[-1]
+        monkeypatch.setenv(TOKEN, "guess")
+        code, _, err = await command("worker", "--join", at)
+        assert (code, "the token is wrong" in err) == (Exit.UNREACHABLE, True)
+        monkeypatch.setenv(TOKEN, "secret")
+        parts = await asyncio.gather(*(command("worker", "--join", at) for _ in range(2)))
+        out, _ = await whole.communicate()
+    assert parts == [(0, "", "")] * 2
+    assert json.loads(out)["levels"][0]["count"] == len(model.infers) == 40
+
+
+async def test_a_worker_that_fails_is_told_of_and_the_others_end() -> None:
+    asked = 0
+
+    async def script(line: object) -> None:
+        nonlocal asked
+        asked += 1
+        # The first asks for this load's own description, one of the others finds the model gone.
+        await (answering(reply(b"{}", "404 Not Found")) if asked == 2 else Model())(line)  # type: ignore[arg-type]
+
+    async with serving(script) as peer:
+        url = f"http://127.0.0.1:{peer.address[1]}"
+        code, out, err = await command("run", url, "-m", "m", "-c", "2", "-z", "60s", "-w", "2")
+    assert (code, out) == (Exit.UNREACHABLE, "")
+    assert "a worker has failed" in err
+    assert "HTTP 404" in err
+
+
+async def test_nobody_to_join_is_exit_3_and_a_bad_address_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("nowhere", "host:port", ""):
+        code, _, err = await command("worker", "--join", text)
+        assert (code, f"--join {text!r}; accepted: HOST:PORT" in err) == (Exit.USAGE, True)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        process = await start("worker", "--join", f"127.0.0.1:{listening.getsockname()[1]}")
+        accepted = await asyncio.to_thread(listening.accept)
+        accepted[0].close()
+        _, err_bytes = await process.communicate()
+    assert (process.returncode, b"nobody has work" in err_bytes) == (Exit.UNREACHABLE, True)
+    assert TOKEN not in os.environ
