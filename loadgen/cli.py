@@ -11,7 +11,7 @@ import uvloop
 
 from loadgen.exits import Exit
 from loadgen.flags import POSITIONAL
-from loadgen.payload import PayloadError
+from loadgen.payload import GivenError, PayloadError
 from loadgen.prepare import UnreachableError
 from loadgen.settings import Settings, SettingsError, flags_of, read_settings
 from loadgen.settings_file import read_file
@@ -134,6 +134,8 @@ def _load(given: argparse.Namespace, unknown: Sequence[str]) -> int:
     allow_many_connections()
     try:
         return uvloop.run(_command(settings, given))
+    except GivenError as error:
+        raise SettingsError([str(error)]) from None
     except PayloadError as error:
         print(f"headgate-load: {error}", file=sys.stderr)
     except UnreachableError as error:

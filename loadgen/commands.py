@@ -10,7 +10,7 @@ from pathlib import Path
 from loadgen.exits import Exit
 from loadgen.level import Level, level_of
 from loadgen.measure import extras_of, open_level
-from loadgen.payload import PayloadError
+from loadgen.payload import GivenError
 from loadgen.prepare import Prepared, prepare, probe
 from loadgen.record import Outcome, Result, merged, status_name
 from loadgen.report import render_run
@@ -109,7 +109,7 @@ def _read_times(path: Path) -> Schedule:
     try:
         return given([float(line) for line in path.read_text().split()])
     except (ValueError, OSError) as error:
-        raise PayloadError(f"--arrivals file:{path}: {error}; it holds seconds from the start, one a line") from None
+        raise GivenError(f"--arrivals file:{path}: {error}; it holds seconds from the start, one a line") from None
 
 
 def _open(settings: Settings, load: OpenLoop, result: Result) -> Level:

@@ -177,6 +177,9 @@ class CallLink(Link):
             high, low, kind, flags, stream = unpack(data, at)
             end = at + 9 + (high << 16 | low)
             if end > size:
+                if end - at - 9 > h2.MAX_FRAME:  # more than it may send; HTTP/1.1 reads like that
+                    self._transport.abort()
+                    self._fail_all(Cause.INVALID)
                 break
             if kind == h2.DATA:
                 self._received += end - at - 9

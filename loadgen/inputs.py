@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.bodies import flat
-from loadgen.payload import DATATYPES, PayloadError, Tensor, Values
+from loadgen.payload import DATATYPES, GivenError, Tensor, Values
 
 _SIZES = {"BOOL": 1, "FP16": 2, "FP32": 4, "FP64": 8} | {
     f"{kind}{bits}": bits // 8 for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)
@@ -22,11 +22,11 @@ _SIZES = {"BOOL": 1, "FP16": 2, "FP32": 4, "FP64": 8} | {
 
 
 def read_entries(path: Path) -> list[Any]:
-    """One entry for each request. Raises PayloadError."""
+    """One entry for each request. Raises GivenError."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise PayloadError(f"--input-data {path}: {error}") from None
+        raise GivenError(f"--input-data {path}: {error}") from None
     try:
         whole = json.loads(text)
     except ValueError:
@@ -35,7 +35,7 @@ def read_entries(path: Path) -> list[Any]:
         whole = whole["data"]
     entries = whole if isinstance(whole, list) else [whole]
     if not entries:
-        raise PayloadError(f"--input-data {path}: holds no request")
+        raise GivenError(f"--input-data {path}: holds no request")
     return entries
 
 
@@ -44,20 +44,20 @@ def _entry(path: Path, number: int, line: str) -> Any:
         return json.loads(line)
     except ValueError:
         if line.lstrip().startswith(("{", "[")):
-            raise PayloadError(f"--input-data {path}: line {number} is not JSON") from None
+            raise GivenError(f"--input-data {path}: line {number} is not JSON") from None
         return line
 
 
 def values_of(entry: Any, tensors: Sequence[Tensor]) -> Values:
-    """The elements of one request; `tensors` are the model's inputs. Raises PayloadError."""
+    """The elements of one request; `tensors` are the model's inputs. Raises GivenError."""
     if not isinstance(entry, dict):
-        raise PayloadError('--input-data: a V2 request is an object: {"inputs": [...]} or elements by input name')
+        raise GivenError('--input-data: a V2 request is an object: {"inputs": [...]} or elements by input name')
     if isinstance(entry.get("inputs"), list):
         return [_v2_input(one) for one in entry["inputs"]]
     known = {tensor.name: tensor for tensor in tensors}
     missing = [name for name in known if name not in entry]
     if missing:
-        raise PayloadError(f"--input-data: a request lacks input {missing[0]}; it has {', '.join(entry) or 'nothing'}")
+        raise GivenError(f"--input-data: a request lacks input {missing[0]}; it has {', '.join(entry) or 'nothing'}")
     return [_named(tensor, entry[name]) for name, tensor in known.items()]
 
 
@@ -66,7 +66,7 @@ def _v2_input(given: Any) -> tuple[Tensor, list[Any]]:
         case {"name": str(name), "datatype": str(datatype), "shape": [*shape], "data": data} if datatype in DATATYPES:
             return _checked(Tensor(name, datatype, tuple(int(dim) for dim in shape)), flat(data))
         case _:
-            raise PayloadError("--input-data: an input needs name, shape, datatype and data (V2)")
+            raise GivenError("--input-data: an input needs name, shape, datatype and data (V2)")
 
 
 def _named(tensor: Tensor, given: Any) -> tuple[Tensor, list[Any]]:
@@ -81,33 +81,33 @@ def _named(tensor: Tensor, given: Any) -> tuple[Tensor, list[Any]]:
 
 def _checked(tensor: Tensor, data: list[Any]) -> tuple[Tensor, list[Any]]:
     if len(data) != tensor.elements:
-        raise PayloadError(
+        raise GivenError(
             f"--input-data: {len(data)} elements for {tensor}, which has {tensor.elements}; set its shape with --shape"
         )
     return tensor, data
 
 
 def read_folder(path: Path, tensors: Sequence[Tensor]) -> Values:
-    """One request from a folder with a file for each input. Raises PayloadError."""
+    """One request from a folder with a file for each input. Raises GivenError."""
     values = []
     for tensor in tensors:
         file = path / tensor.name
         try:
             values.append((tensor, elements(tensor, file.read_bytes())))
         except OSError as error:
-            raise PayloadError(f"--input-data {path}: no file for input {tensor.name}: {error.strerror}") from None
+            raise GivenError(f"--input-data {path}: no file for input {tensor.name}: {error.strerror}") from None
     return values
 
 
 def elements(tensor: Tensor, data: bytes) -> list[Any]:
-    """Elements from raw bytes. Raises PayloadError when their number is not that of the shape."""
+    """Elements from raw bytes. Raises GivenError when their number is not that of the shape."""
     if tensor.datatype == "BYTES":
         lines = data.decode(errors="surrogateescape").splitlines()
         return _checked(tensor, lines)[1]
     size = _SIZES[tensor.datatype]
     if len(data) != size * tensor.elements:
         needed = f"{size * tensor.elements}; set its shape with --shape"
-        raise PayloadError(f"--input-data: {len(data)} bytes for {tensor}, which takes {needed}")
+        raise GivenError(f"--input-data: {len(data)} bytes for {tensor}, which takes {needed}")
     kind = tensor.datatype
     letter = "e" if kind == "FP16" else {1: "b", 2: "h", 4: "i", 8: "q"}[size]
     if kind.startswith("UINT"):

@@ -24,6 +24,10 @@ class PayloadError(Exception):
     """No request can be made; the text tells the user what to add."""
 
 
+class GivenError(PayloadError):
+    """None can be made of what the user has given, such as a file with inputs; the text says what is wrong with it."""
+
+
 class Tensor(NamedTuple):
     """One input: its V2 `datatype` (see DATATYPES) and `shape`, all dimensions at least 1."""
 

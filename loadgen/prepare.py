@@ -21,6 +21,7 @@ from loadgen.http_client import fetch, resolve
 from loadgen.inputs import read_entries, read_folder, values_of
 from loadgen.payload import (
     POOL_BODIES,
+    GivenError,
     PayloadError,
     Tensor,
     Values,
@@ -32,9 +33,10 @@ from loadgen.payload import (
     resolve_tensors,
     zero_values,
 )
-from loadgen.record import Outcome, Sample, status_name
+from loadgen.record import Cause, GrpcStatus, Outcome, Sample, status_name
 from loadgen.settings import Settings
 from loadgen.target import Target, Wire
+from loadgen.units import format_duration
 from loadgen.values import Protocol
 from protos.open_inference_pb2 import ModelMetadataRequest, ModelMetadataResponse
 
@@ -96,6 +98,20 @@ async def prepare(settings: Settings) -> Prepared:
     return Prepared(target, tensors, len(sizes), sum(sizes) / len(sizes), _described(settings, tensors))
 
 
+def _hint(cause: Cause, settings: Settings) -> str:
+    """What to look at where not even a question was answered."""
+    match cause:
+        case Cause.CONNECT if settings.url.is_tls:
+            return "; does it listen there and speak TLS, and do you trust its certificate (--ca)?"
+        case Cause.CONNECT if settings.is_grpc:
+            return "; does it listen there, and is that its gRPC port?"
+        case Cause.CONNECT:
+            return "; does it listen there?"
+        case Cause.TIMEOUT:
+            return f"; it said nothing for {format_duration(settings.timeout)} (--timeout)"
+    return "; does it speak gRPC there (grpc://)?" if not settings.is_grpc else "; is that its gRPC port?"
+
+
 def most_connections(settings: Settings) -> int:
     """How many may be opened, so that no more than --max-in-flight requests are under way."""
     shared = settings.streams if settings.is_grpc else 1
@@ -122,7 +138,7 @@ def make_tls(settings: Settings) -> Tls | None:
         if settings.cert is not None:
             context.load_cert_chain(settings.cert, settings.key)
     except OSError as error:  # ssl.SSLError is one
-        raise PayloadError(f"--ca, --cert or --key: {error.strerror or error}") from None
+        raise GivenError(f"--ca, --cert or --key: {error.strerror or error}") from None
     if settings.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -180,7 +196,7 @@ class Server:
         """A request with this body. Raises PayloadError over gRPC, where bodies are messages."""
         settings = self._settings
         if settings.is_grpc:
-            raise PayloadError("a body in a trace is sent over HTTP only")
+            raise GivenError("a body in a trace is sent over HTTP only")
         own = {Protocol.OPENAI: _CHAT, Protocol.V1: f"/v1/models/{model}:predict", Protocol.POST: "/"}
         infer = f"{model_path('', model, settings.model_version)}/infer"
         return self._post(body, settings.path or own.get(settings.protocol, infer))
@@ -190,15 +206,16 @@ class Server:
         settings = self._settings
         asked, answer = await (self._grpc_metadata(model) if settings.is_grpc else self._http_metadata(model))
         if answer.cause is not None and not settings.shape:
-            raise UnreachableError(f"{answer.cause} ({asked})")
+            raise UnreachableError(f"{answer.cause} ({asked}){_hint(answer.cause, settings)}")
         metadata = self._metadata(answer)
         try:
             return resolve_tensors(metadata, settings.shape, settings.batch)
         except PayloadError as error:
-            said = words(answer)
-            missing = answer.status in {404, 5}
-            hint = f"; is there a model {model!r}? It may have another name, or not be loaded" if missing else ""
-            raise PayloadError(f"{asked} answered {status_name(answer.status)}{said}{hint}: {error}") from None
+            told = f"{asked} answered {status_name(answer.status)}{words(answer)}"
+            if answer.status in {404, GrpcStatus.NOT_FOUND}:
+                advice = f"is there a model {model!r}? It may have another name, or not be loaded"
+                raise UnreachableError(f"{told}; {advice}; without metadata describe its inputs with --shape") from None
+            raise PayloadError(f"{told}: {error}") from None
 
     async def _http_metadata(self, model: str) -> tuple[str, Sample]:
         path = model_path(self._settings.url.prefix, model, self._settings.model_version)
@@ -243,7 +260,7 @@ class Server:
         if settings.is_grpc:
             typed = self._is_binary is False
             if typed and any(tensor.datatype == "FP16" for tensor in tensors):
-                raise PayloadError("FP16 exists over gRPC as raw bytes only; leave --tensor-format json out")
+                raise GivenError("FP16 exists over gRPC as raw bytes only; leave --tensor-format json out")
             return [
                 h2.message(
                     grpc_body(
@@ -296,7 +313,7 @@ class Server:
         if entries and isinstance(entries[0], dict):
             return [json.dumps(entry).encode() for entry in entries]
         if not self._settings.shape:
-            raise PayloadError("V1 has no metadata: describe the input with --shape NAME:DIM,DIM, or give --input-data")
+            raise GivenError("V1 has no metadata: describe the input with --shape NAME:DIM,DIM, or give --input-data")
         return [v1_body(values) for values in entries]
 
     def _chats(self, model: str) -> list[bytes]:
@@ -329,7 +346,7 @@ def _messages(prompt: Any) -> list[dict[str, object]]:
             return messages
         case {"prompt": str(text)} | str(text):
             return [{"role": "user", "content": text}]
-    raise PayloadError("--input-data: a chat is a prompt, or an object with prompt or messages")
+    raise GivenError("--input-data: a chat is a prompt, or an object with prompt or messages")
 
 
 def words(answer: Sample) -> str:

@@ -7,7 +7,7 @@ from loadgen.commands import begin_at, conclude
 from loadgen.exits import Exit
 from loadgen.level import level_of
 from loadgen.measure import extras_of
-from loadgen.payload import PayloadError
+from loadgen.payload import GivenError
 from loadgen.prepare import Prepared, Server, UnreachableError, make_tls, most_connections
 from loadgen.run import OpenLoop
 from loadgen.schedule import given
@@ -25,7 +25,7 @@ async def replay(settings: Settings) -> Exit:
         arrivals = read_trace(settings.trace.read_text())
         schedule = given([arrival.at_s / settings.speed for arrival in arrivals])
     except (TraceError, ValueError, OSError) as error:
-        raise PayloadError(f"{settings.trace}: {error}") from None
+        raise GivenError(f"{settings.trace}: {error}") from None
     prepared = await _prepared(settings, arrivals)
     view = make_view(settings)
     session = Session(settings, prepared, view)
@@ -53,7 +53,7 @@ async def _prepared(settings: Settings, arrivals: list[Arrival]) -> Prepared:
     for arrival in arrivals:
         model, batch = arrival.model or default, arrival.batch or settings.batch
         if not model:
-            raise PayloadError(f"{settings.trace}: a line names no model; give --model for those")
+            raise GivenError(f"{settings.trace}: a line names no model; give --model for those")
         if arrival.body:
             requests.append(server.verbatim(model, arrival.body))
             continue

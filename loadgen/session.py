@@ -16,7 +16,7 @@ from loadgen.exits import Exit
 from loadgen.level import Level, generator_problem
 from loadgen.places import history_url
 from loadgen.prepare import Prepared, UnreachableError, probe, words
-from loadgen.record import Outcome, status_name
+from loadgen.record import GrpcStatus, Outcome, Sample, status_name
 from loadgen.report import warnings
 from loadgen.settings import Settings
 from loadgen.view import Loads, View
@@ -168,10 +168,13 @@ class Session:
 _ADVICE = "see what it expects with `headgate-load inspect`, then set --shape, --input-data, --path or --header"
 
 
-def _told(answer: Any) -> str:
+def _told(answer: Sample) -> str:
     if answer.cause is not None:
         return str(answer.cause)
-    return f"{status_name(answer.status)}{words(answer)}"
+    told = f"{status_name(answer.status)}{words(answer)}"
+    # Triton has no unary call for models that may give several answers.
+    is_decoupled = answer.status == GrpcStatus.UNIMPLEMENTED and "decoupled" in told
+    return f"{told} (try --protocol grpc-stream)" if is_decoupled else told
 
 
 def failures(levels: Sequence[Level], settings: Settings) -> Exit:

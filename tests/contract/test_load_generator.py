@@ -77,3 +77,9 @@ def test_a_wrong_shape_is_told_in_the_servers_words(name: str, request: pytest.F
     code, _, said = run(f"http://{server.address}", "--shape", "nobody:4:FP32")
     assert code == 3, said
     assert "nobody" in said
+
+
+def test_a_decoupled_model_is_told_to_be_asked_over_streams(triton: Server) -> None:
+    code, _, said = run(f"grpc://{triton.grpc_address}", model="stream")
+    assert code == 3, said
+    assert "try --protocol grpc-stream" in said

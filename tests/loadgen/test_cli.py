@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadgen import cli
+from loadgen import h2 as frames
 from loadgen.exits import Exit
 from loadgen.settings import flags_of
 from tests.loadgen.peers import SHED, Line, answering, refused_address, serving
@@ -187,6 +188,41 @@ async def test_an_unreachable_target_is_exit_3() -> None:
             assert (code, out) == (Exit.UNREACHABLE, "")
             assert "cannot be" in err
             assert f"http://127.0.0.1:{address[1]}" in err
+            assert more or "does it listen there?" in err
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "said"),
+    [
+        ("grpc", b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "is that its gRPC port?"),
+        ("http", frames.settings({}), "does it speak gRPC there (grpc://)?"),
+        ("https", b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "speak TLS"),
+        ("http", b"", "it said nothing for 300ms (--timeout)"),
+    ],
+)
+async def test_the_wrong_port_is_told_with_what_to_look_at(scheme: str, answer: bytes, said: str) -> None:
+    async def script(line: Line) -> None:
+        await line.read()
+        await line.send(answer)
+        await line.gone()
+
+    async with serving(script) as peer:
+        code, _, err = await command("run", f"{scheme}://127.0.0.1:{peer.address[1]}", "-m", "m", "-t", "300ms")
+    assert (code, said in err) == (Exit.UNREACHABLE, True), err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--input-data", "/no/such"], "--input-data /no/such: "),
+        (["--input-data", __file__], " is not JSON"),
+        (["--arrivals", f"file:{__file__}"], "it holds seconds from the start, one a line"),
+    ],
+)
+async def test_files_that_cannot_be_used_are_bad_settings(more: list[str], said: str) -> None:
+    async with serving(Model()) as peer:
+        code, out, err = await command("run", f"http://127.0.0.1:{peer.address[1]}", "-m", "m", *more)
+    assert (code, out, said in err) == (Exit.USAGE, "", True), err
 
 
 async def test_an_interrupted_run_prints_what_it_has() -> None:

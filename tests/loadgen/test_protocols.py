@@ -128,7 +128,7 @@ async def test_v1_takes_instances(tmp_path: Path) -> None:
         assert code == 0
         assert '"predictions": [0.0, 0.0]' in out
         code, _, err = await command("run", url, "-m", "m", "-i", "v1", "-n", "1")
-        assert (code, "V1 has no metadata" in err) == (Exit.UNREACHABLE, True)
+        assert (code, "V1 has no metadata" in err) == (Exit.USAGE, True)
 
 
 async def test_chats_are_streamed_and_their_pieces_timed() -> None:
@@ -214,7 +214,7 @@ async def test_a_trace_is_replayed_at_its_times(tmp_path: Path) -> None:
         level, _ = await result_of("replay", f"http://127.0.0.1:{port}", f"{trace}", "--speed", "2")
         trace.write_text("not a trace")
         code, _, err = await command("replay", f"http://127.0.0.1:{port}", f"{trace}")
-    assert (code, "line 1 is neither JSON nor of an access log" in err) == (Exit.UNREACHABLE, True)
+    assert (code, "line 1 is neither JSON nor of an access log" in err) == (Exit.USAGE, True)
     assert [path for path, _ in seen] == [f"/v2/models/{name}/infer" for name in "aab"]
     assert seen[1][1] == b'{"inputs":[]}'
     assert json.loads(seen[2][1])["inputs"][0]["shape"] == [3, 2]
