@@ -69,13 +69,18 @@ def binary_body(values: Values, number: int) -> tuple[bytes, int]:
     return b"".join([head, *tails]), len(head)
 
 
-def grpc_body(model: str, version: str, values: Values, number: int, *, as_raw: bool, is_stream: bool = False) -> bytes:
-    """A ModelInferRequest; elements go raw, or typed where the server wants that (FP16 cannot be typed). For a stream
-    its id can be replaced, and it asks that its last answer be marked."""
+def grpc_request(model: str, version: str, number: int, *, is_stream: bool) -> ModelInferRequest:
+    """A request without inputs. For a stream its id can be replaced, and it asks that its last answer be marked."""
     ident = PLACEHOLDER.decode() if is_stream else str(number)
     request = ModelInferRequest(model_name=model, model_version=version, id=ident)
     if is_stream:
         request.parameters[WANTS_FINAL].bool_param = True
+    return request
+
+
+def grpc_body(model: str, version: str, values: Values, number: int, *, as_raw: bool, is_stream: bool = False) -> bytes:
+    """A ModelInferRequest; elements go raw, or typed where the server wants that (FP16 cannot be typed)."""
+    request = grpc_request(model, version, number, is_stream=is_stream)
     for tensor, data in values:
         entry = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         if as_raw:

@@ -133,7 +133,7 @@ def _load(given: argparse.Namespace, unknown: Sequence[str]) -> int:
         raise SettingsError(problems)
     allow_many_connections()
     try:
-        return uvloop.run(_command(settings, given))
+        return uvloop.run(_released(_command(settings, given)))
     except GivenError as error:
         raise SettingsError([str(error)]) from None
     except PayloadError as error:
@@ -146,6 +146,16 @@ def _load(given: argparse.Namespace, unknown: Sequence[str]) -> int:
         reason = error.strerror or type(error).__name__
         print(f"headgate-load: {settings.url} cannot be reached: {reason}", file=sys.stderr)
     return Exit.UNREACHABLE
+
+
+async def _released(command: Coroutine[Any, Any, Exit]) -> Exit:
+    """The command, and what it holds of the server's given back."""
+    from loadgen.shm import REGIONS  # noqa: PLC0415
+
+    try:
+        return await command
+    finally:
+        await REGIONS.release()
 
 
 def _command(settings: Settings, given: argparse.Namespace) -> Coroutine[Any, Any, Exit]:

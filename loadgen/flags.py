@@ -158,6 +158,8 @@ _DATA = (
     Flag("--tensor-format", "", "F", "json, binary, or auto (default): binary over gRPC, and from 1,000 elements on "
          "where the server knows it",
          "data", one_of("auto", "json", "binary"), "auto, json or binary", _ALL, "auto"),
+    Flag("--shm", "", "KIND", "system: inputs in memory shared with Triton, which must be on this host (default: none)",
+         "data", one_of("none", "system"), "none or system", _ALL, "none"),
     Flag("--data", "-d", "TEXT", "post: the body", "data", parse_text, "a text", _ALL, ""),
     Flag("--data-file", "-D", "FILE", "post: a file with the body", "data", parse_file, "a file", _ALL),
 )  # fmt: skip

@@ -35,6 +35,7 @@ from loadgen.payload import (
 )
 from loadgen.record import Cause, GrpcStatus, Outcome, Sample, status_name
 from loadgen.settings import Settings
+from loadgen.shm import REGIONS, SharedMemoryError, grpc_message, grpc_shared, json_shared
 from loadgen.target import Target, Wire
 from loadgen.units import format_duration
 from loadgen.values import Protocol
@@ -123,7 +124,7 @@ def _typed(shapes: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _described(settings: Settings, tensors: Sequence[Tensor]) -> str:
-    what = ", ".join(dict.fromkeys(map(str, tensors)))
+    what = ", ".join(dict.fromkeys(map(str, tensors))) + (" in shared memory" if settings.shm == "system" else "")
     if settings.protocol is Protocol.OPENAI:
         return f"chat, at most {settings.max_tokens} tokens"
     return what or ("the given body" if settings.protocol is Protocol.POST else "the given requests")
@@ -173,6 +174,12 @@ class Server:
         """The header block of a gRPC call."""
         scheme = "https" if self._settings.url.is_tls else "http"
         path = self._settings.path or f"{self._settings.url.prefix}{_SERVICE}/{method}"
+        return h2.call_head(scheme, self._authority, path, self._settings.header, self._settings.timeout)
+
+    def _service_head(self, method: str) -> bytes:
+        """The same for what is asked besides the load, which --path does not move."""
+        scheme = "https" if self._settings.url.is_tls else "http"
+        path = f"{self._settings.url.prefix}{_SERVICE}/{method}"
         return h2.call_head(scheme, self._authority, path, self._settings.header, self._settings.timeout)
 
     def infer_head(self) -> bytes:
@@ -227,13 +234,7 @@ class Server:
 
     async def _grpc_metadata(self, model: str) -> tuple[str, Sample]:
         request = ModelMetadataRequest(name=model, version=self._settings.model_version)
-        head = h2.call_head(
-            "https" if self._settings.url.is_tls else "http",
-            self._authority,
-            f"{self._settings.url.prefix}{_SERVICE}/ModelMetadata",
-            self._settings.header,
-            self._settings.timeout,
-        )
+        head = self._service_head("ModelMetadata")
         message = h2.message(request.SerializeToString())
         return "ModelMetadata", await call(self._address, head, message, self._settings.timeout, self.tls)
 
@@ -257,6 +258,8 @@ class Server:
         entries = self._values(tensors)
         if settings.protocol is Protocol.V1:
             return [self._post(body, settings.path or f"/v1/models/{model}:predict") for body in self._v1(entries)]
+        if settings.shm == "system":
+            return await self._shared(model, entries)
         if settings.is_grpc:
             typed = self._is_binary is False
             if typed and any(tensor.datatype == "FP16" for tensor in tensors):
@@ -274,6 +277,35 @@ class Server:
             self._is_binary = large and await self._takes_binary()
         path = settings.path or f"{model_path('', model, settings.model_version)}/infer"
         return [self._infer(values, number, path) for number, values in enumerate(entries)]
+
+    async def _shared(self, model: str, entries: Sequence[Values]) -> list[bytes]:
+        settings = self._settings
+        try:
+            places = await REGIONS.hold(entries, self._ask_memory)
+        except (SharedMemoryError, OSError) as error:
+            raise UnreachableError(f"--shm system: {error}; it is for Triton with this host's /dev/shm") from None
+        if settings.is_grpc:
+            return [
+                h2.message(grpc_shared(model, settings.model_version, one, number, is_stream=settings.is_stream))
+                for number, one in enumerate(places)
+            ]
+        path = settings.path or f"{model_path('', model, settings.model_version)}/infer"
+        return [self._post(json_shared(one, number), path) for number, one in enumerate(places)]
+
+    async def _ask_memory(self, action: str, told: dict[str, Any]) -> str:
+        """Register or unregister a region; what the server has against it."""
+        settings = self._settings
+        if settings.is_grpc:
+            head = self._service_head(f"SystemSharedMemory{action.capitalize()}")
+            answer = await call(self._address, head, grpc_message(told), settings.timeout, self.tls)
+        else:
+            path = f"{settings.url.prefix}/v2/systemsharedmemory/region/{told['name']}/{action}"
+            body = json.dumps({name: value for name, value in told.items() if name != "name"}).encode()
+            request = encode_request("POST", self._authority, path, settings.header, body)
+            answer = await fetch(self._address, request, settings.timeout, self.tls)
+        if answer.outcome is Outcome.OK:
+            return ""
+        return str(answer.cause or f"{status_name(answer.status)}{words(answer)}")
 
     async def _takes_binary(self) -> bool:
         """Whether the server names Triton's extension among its own."""

@@ -69,6 +69,7 @@ class Settings:
     string_length: int = 16
     max_tokens: int = 64
     tensor_format: str = "auto"
+    shm: str = "none"
     data: str = ""
     data_file: Path | None = None
     warmup: float = 0.0
@@ -224,6 +225,8 @@ class _Reader:
         needs_model = protocol is not Protocol.POST and "trace" not in values
         if needs_model and not values["model"] and not any("--model" in p for p in self.problems):
             self.problems.append("--model is missing; accepted: a model name, or weights such as a=3,b=1")
+        if values["shm"] != "none" and protocol in {Protocol.V1, Protocol.OPENAI, Protocol.POST}:
+            self.problems.append(f"--shm {values['shm']}: only with V2, not {protocol}")
         if protocol is Protocol.POST and not (self.has("data") or self.has("data_file") or self.has("input_data")):
             self.problems.append("--protocol post needs a body: --data, --data-file or --input-data")
 

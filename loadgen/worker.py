@@ -20,6 +20,7 @@ from loadgen.payload import PayloadError
 from loadgen.prepare import UnreachableError, prepare
 from loadgen.session import Session
 from loadgen.settings import Settings, SettingsError, read_settings
+from loadgen.shm import REGIONS
 from loadgen.units import NS_PER_S
 from loadgen.view import QuietView
 from loadgen.workers import MAX_LINE, TOKEN
@@ -95,6 +96,7 @@ async def _work(
     try:
         level = await measured(session, begin)
     finally:
+        await REGIONS.release()
         for task in watching:
             task.cancel()
     return make_document(settings, session.facts, [level], [])

@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .processes import Server
+from .processes import Server, get
 
 pytestmark = pytest.mark.contract
 
@@ -83,3 +84,19 @@ def test_a_decoupled_model_is_told_to_be_asked_over_streams(triton: Server) -> N
     code, _, said = run(f"grpc://{triton.grpc_address}", model="stream")
     assert code == 3, said
     assert "try --protocol grpc-stream" in said
+
+
+@pytest.mark.parametrize(("protocol", "model"), [("http", "double"), ("grpc", "double"), ("grpc-stream", "stream")])
+def test_triton_reads_inputs_from_shared_memory(triton: Server, protocol: str, model: str) -> None:
+    where = f"grpc://{triton.grpc_address}" if protocol.startswith("grpc") else f"http://{triton.address}"
+    code, level, said = run(where, "-i", protocol, "--shm", "system", model=model)
+    assert code == 0, said
+    assert level["statuses"] == ({"0": 50} if protocol.startswith("grpc") else {"200": 50})
+    status, left = get(triton.address, "/v2/systemsharedmemory/status")
+    assert (status, json.loads(left)) == (200, [])
+    assert not list(Path("/dev/shm").glob("headgate-load-*"))
+
+
+def test_who_knows_no_shared_memory_is_told(mlserver: Server) -> None:
+    code, _, said = run(f"http://{mlserver.address}", "--shm", "system")
+    assert (code, "--shm system: HTTP 404" in said) == (3, True), said
