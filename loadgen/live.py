@@ -5,8 +5,13 @@ hold the interpreter when a request is due.
 """
 
 import asyncio
+import os
+import sys
+import termios
 import time
+import tty
 from collections import deque
+from collections.abc import Callable
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -19,7 +24,7 @@ from loadgen.level import Level
 from loadgen.record import Outcome
 from loadgen.settings import Settings
 from loadgen.units import format_latency, format_rate
-from loadgen.view import Loads, format_left, progress
+from loadgen.view import Keys, Loads, format_left, progress
 
 _REFRESH_S = 0.25
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -27,10 +32,54 @@ _HISTORY = 60
 _BAR = 30
 
 
+class Keyboard:
+    """Single keys of a terminal, while it is open; of anything else nothing. Ctrl-C stays what it is."""
+
+    def __init__(self, fd: int, on_key: Callable[[str], None]) -> None:
+        self.is_open = False
+        self._fd = fd
+        self._on_key = on_key
+
+    def open(self) -> None:
+        """Begin to read keys, inside a running loop."""
+        if self._fd < 0 or not os.isatty(self._fd) or _is_behind(self._fd):
+            return
+        self._before = termios.tcgetattr(self._fd)
+        tty.setcbreak(self._fd, termios.TCSANOW)
+        asyncio.get_running_loop().add_reader(self._fd, self._read)
+        self.is_open = True
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.is_open:
+            self.is_open = False
+            asyncio.get_running_loop().remove_reader(self._fd)
+            termios.tcsetattr(self._fd, termios.TCSANOW, self._before)
+
+    def _read(self) -> None:
+        for key in os.read(self._fd, 64).decode(errors="replace"):
+            self._on_key(key)
+
+
+def _is_behind(fd: int) -> bool:
+    """Whether this program is in the background of the terminal, where reading would stop it (SIGTTIN)."""
+    try:
+        return os.tcgetpgrp(fd) != os.getpgrp()
+    except OSError:
+        return False  # not the terminal that rules this program
+
+
+def _standard_input() -> int:
+    try:
+        return sys.stdin.fileno()
+    except (OSError, ValueError, AttributeError):
+        return -1
+
+
 class LiveView:
     """Redraws in place on standard error; what is done stays above."""
 
-    def __init__(self, settings: Settings, console: Console | None = None) -> None:
+    def __init__(self, settings: Settings, console: Console | None = None, keyboard: int | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         self._settings = settings
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -40,8 +89,11 @@ class LiveView:
         self._rates: deque[float] = deque(maxlen=_HISTORY)
         self._last: tuple[float, int] = (0.0, 0)
         self._timer: asyncio.TimerHandle | None = None
+        self._keys: Keys = {}
+        self._keyboard = Keyboard(_standard_input() if keyboard is None else keyboard, self._on_key)
 
     def __enter__(self) -> Self:
+        self._keyboard.open()
         self._live.start()
         self._tick()
         return self
@@ -50,6 +102,15 @@ class LiveView:
         if self._timer is not None:
             self._timer.cancel()
         self._live.stop()
+        self._keyboard.close()
+
+    def bind(self, keys: Keys) -> None:
+        self._keys = keys
+
+    def _on_key(self, key: str) -> None:
+        if key in self._keys:
+            self._keys[key][1]()
+            self._live.update(self.render(), refresh=True)
 
     def plan(self, text: str, planned_s: float) -> None:
         self._title, self._began_s, self._total_s = text, time.monotonic(), planned_s
@@ -92,7 +153,8 @@ class LiveView:
             lines.append(Text(f"  {progress(self._load, 0.0)}"))
             lines.append(self._latency(self._load))
             lines.append(Text.assemble("  ", (self._spark(), "cyan"), (f" {self._now()}", "dim")))
-        lines.append(Text("  ctrl-c ends it and tells what was measured", "dim"))
+        keys = [f"{key} {word}" for key, (word, _) in self._keys.items()] if self._keyboard.is_open else []
+        lines.append(Text("  " + "   ".join([*keys, "ctrl-c ends it and tells what was measured"]), "dim"))
         return Group(*lines)
 
     def _latency(self, load: Loads) -> Text:

@@ -20,6 +20,7 @@ from loadgen.units import NS_PER_S, format_duration
 _QUANTILE = 0.99
 _MAX_QUANTILE = 0.999
 _MIN_WINDOWS = 4
+_SKIPPED = "ended early on request"
 # Beyond a percentile's bare minimum, so that one outlier does not decide.
 _AMPLE = 1.5
 
@@ -58,6 +59,7 @@ async def measure_callers(settings: Settings, target: Target, callers: int, watc
     try:
         for last in range(first + 1, latest + 1):
             if not await _reached(load, last * settings.window, running):
+                last, problem = last - 1, _SKIPPED
                 break
             windows = _between(load.windows(), first, last)
             problem = _unrest(settings, windows)
@@ -127,7 +129,11 @@ async def measure_rate(settings: Settings, target: Target, rate: float, watch: W
     except BaseException:
         running.cancel()
         raise
-    return open_level(result, rate, settings.warmup, planned_s)
+    if not load.is_stopped:
+        return open_level(result, rate, settings.warmup, planned_s)
+    return replace(
+        open_level(result, rate, settings.warmup, max(0.0, result.elapsed_s - settings.warmup)), problem=_SKIPPED
+    )
 
 
 def open_level(result: Result, rate: float, warmup_s: float, planned_s: float) -> Level:

@@ -41,6 +41,8 @@ class Session:
         self.done: list[Level] = []
         self.notes: list[str] = []
         self._stopping = asyncio.Event()
+        self._going = asyncio.Event()
+        self._going.set()
         self._load: Loads | None = None
         self._started = datetime.now(UTC)
 
@@ -55,6 +57,10 @@ class Session:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
+        keys = {"q": ("quit", self.stop)}
+        if self.settings.command in {"sweep", "search", "tune"}:
+            keys |= {"s": ("end this level", self.skip), "p": ("pause before the next", self.hold)}
+        self.view.bind(keys)
         # Bodies and schedules never become garbage during a run; without this each full collection walks them.
         gc.collect()
         gc.freeze()
@@ -68,6 +74,19 @@ class Session:
         if self._load is not None:
             self._load.stop()
 
+    def skip(self) -> None:
+        """End the load that runs now; what it has shown counts, and the command goes on."""
+        if self._load is not None:
+            self._load.stop()
+
+    def hold(self) -> None:
+        """Pause before the next level, until asked again."""
+        if self._going.is_set():
+            self._going.clear()
+            self.view.say("paused before the next level: p goes on")
+        else:
+            self._going.set()
+
     def watch(self, load: Loads) -> None:
         """The load that runs now."""
         self._load = load
@@ -80,9 +99,14 @@ class Session:
         await self._stopping.wait()
 
     async def pause(self, seconds: float) -> None:
-        """Let the target come to rest between levels; an interruption ends it."""
+        """Let the target come to rest between levels, and wait while held; an interruption ends both."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
+        if not self._going.is_set():
+            both = [asyncio.ensure_future(event.wait()) for event in (self._going, self._stopping)]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for one in both:
+                one.cancel()
 
     @property
     def facts(self) -> Facts:

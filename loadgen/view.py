@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from collections.abc import Callable, Mapping
 from typing import Protocol, Self
 
 from loadgen.level import Level
@@ -12,6 +13,7 @@ from loadgen.settings import Settings
 from loadgen.units import NS_PER_S, format_rate
 
 Loads = OpenLoop | ClosedLoop
+Keys = Mapping[str, tuple[str, Callable[[], None]]]  # by the key: a word for it, and what it does
 _REFRESH_S = 0.25
 
 
@@ -34,6 +36,9 @@ class View(Protocol):
     def say(self, text: str) -> None:
         """A line of its own."""
 
+    def bind(self, keys: Keys) -> None:
+        """What a key does; where nobody can press one, nothing."""
+
 
 class QuietView:
     """Shows nothing."""
@@ -54,6 +59,9 @@ class QuietView:
         """Nothing."""
 
     def say(self, text: str) -> None:
+        """Nothing."""
+
+    def bind(self, keys: Keys) -> None:
         """Nothing."""
 
 

@@ -182,5 +182,5 @@ def test_the_jobs_flags_are_flags_of_run() -> None:
     used = [
         line.strip()[2:].partition("=")[0] for line in JOB.read_text().splitlines() if line.strip().startswith("- --")
     ]
-    assert len(used) == 9
+    assert len(used) == 10
     assert set(used) <= known
