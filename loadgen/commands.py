@@ -4,29 +4,33 @@ import math
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from loadgen.exits import Exit
+from loadgen.journal import Journal
 from loadgen.level import Level, level_of
 from loadgen.measure import extras_of, open_level
 from loadgen.payload import GivenError
-from loadgen.prepare import Prepared, prepare, probe
-from loadgen.record import Outcome, Result, merged, status_name
+from loadgen.prepare import prepare, probe
+from loadgen.record import Outcome, Result, Sample, merged, status_name
 from loadgen.report import render_run
 from loadgen.run import ClosedLoop, OpenLoop
 from loadgen.schedule import Schedule, Step, draw, given
 from loadgen.scrape import Scraper, split_of
 from loadgen.session import Session, failures
 from loadgen.settings import Settings
+from loadgen.target import Target
 from loadgen.units import NS_PER_S, format_duration, format_latency
 from loadgen.values import Protocol
-from loadgen.view import make_view
+from loadgen.view import Loads, make_view
 
 _BODY = 2000  # characters of an answer that `inspect` shows
 
 
 Begin = Callable[[], Awaitable[int]]
+Make = Callable[[Target, Callable[[Sample], None] | None], Loads]
 
 
 async def run(settings: Settings) -> Exit:
@@ -41,17 +45,34 @@ async def run(settings: Settings) -> Exit:
 
 
 async def measured(session: Session, begin: Begin | None) -> Level:
-    """What one load has shown. Raises OSError, PayloadError."""
+    """What one load has shown. Raises OSError, GivenError."""
     settings = session.settings
-    load = _make_load(settings, session.prepared)
-    load.begin = begin
     scraper = Scraper(settings.scrape)
     before = await scraper.read()
-    session.watch(load)
-    result = await load.run()
+    result, load = await driven(session, begin, lambda target, on_sample: _make_load(settings, target, on_sample))
     split = split_of(before, await scraper.read())
     level = _open(settings, load, result) if isinstance(load, OpenLoop) else _closed(settings, result)
     return replace(level, server=split)
+
+
+async def driven(session: Session, begin: Begin | None, make: Make) -> tuple[Result, Loads]:
+    """Run the load that `make` makes, with its journal where one is asked for. Raises OSError, GivenError."""
+    settings, target = session.settings, session.prepared.target
+    journal = None
+    if settings.record:
+        assert settings.output is not None, "--record is only with --output"
+        target = replace(target, keep_bodies=True)
+        try:
+            journal = Journal(settings.output, settings.record, target, settings.seed)
+        except OSError as error:
+            raise GivenError(f"--record: {error.filename}: {error.strerror}") from None
+    with journal or nullcontext():
+        load = make(target, journal)
+        if journal is not None:
+            journal.follow(load)
+        load.begin = begin
+        session.watch(load)
+        return await load.run(), load
 
 
 def begin_at(session: Session) -> Begin | None:
@@ -86,23 +107,21 @@ def _planned_s(settings: Settings) -> float:
     )
 
 
-def _make_load(settings: Settings, prepared: Prepared) -> OpenLoop | ClosedLoop:
+def _make_load(settings: Settings, target: Target, on_sample: Callable[[Sample], None] | None) -> OpenLoop | ClosedLoop:
     extras = extras_of(settings)
     limit = sys.maxsize if math.isinf(settings.requests) else int(settings.requests)
     if settings.arrivals.file is not None:
         schedule = _read_times(settings.arrivals.file)
-        return OpenLoop(prepared.target, schedule.share(*settings.share), extras=extras)
+        return OpenLoop(target, schedule.share(*settings.share), on_sample, extras)
     if not settings.steps:
         duration_s = settings.warmup + settings.ramp + settings.duration
-        return ClosedLoop(
-            prepared.target, settings.concurrency[0], duration_s, limit, extras=extras, ramp_s=settings.ramp
-        )
+        return ClosedLoop(target, settings.concurrency[0], duration_s, limit, on_sample, extras, ramp_s=settings.ramp)
     steps = list(settings.steps)
     if settings.warmup:
         steps.insert(0, Step(steps[0].rate or steps[0].end_rate or 0.0, settings.warmup))
     spread = settings.arrivals
     schedule = draw(steps, spread.kind, settings.seed, limit, spread=spread.cv)
-    return OpenLoop(prepared.target, schedule.share(*settings.share), extras=extras)
+    return OpenLoop(target, schedule.share(*settings.share), on_sample, extras)
 
 
 def _read_times(path: Path) -> Schedule:

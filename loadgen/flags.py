@@ -29,6 +29,7 @@ from loadgen.values import (
     parse_moment,
     parse_output,
     parse_rates,
+    parse_record,
     parse_shape,
     parse_share,
     parse_slo,
@@ -218,6 +219,8 @@ _SERVER = (
 _OUTPUT = (
     Flag("--output", "-o", "DIR", "write result.json, levels.csv, report.html and more there "
          "(default: ./loadgen-TIME; run and replay: not)", "output", parse_folder, "a folder", _LOADS),
+    Flag("--record", "", "WHICH", "requests and answers go into --output, for replay: none (default), sample:1% or all",
+         "output", parse_record, "none, sample:SHARE or all", _RUN | _REPLAY, 0.0),
     Flag("--resume", "", "DIR", "go on with an interrupted command: the levels in its folder are not measured again",
          "output", parse_there, "the folder of a result", _LEVELS),
     Flag("--format", "", "F", "what to print: text, json, csv, junit or prom (default: text)",

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from loadgen.client import resolve
-from loadgen.commands import begin_at, conclude
+from loadgen.commands import begin_at, conclude, driven
 from loadgen.exits import Exit
 from loadgen.level import level_of
 from loadgen.measure import extras_of
@@ -29,13 +29,14 @@ async def replay(settings: Settings) -> Exit:
     prepared = await _prepared(settings, arrivals)
     view = make_view(settings)
     session = Session(settings, prepared, view)
-    load = OpenLoop(prepared.target, schedule, extras=extras_of(settings))
-    load.begin = begin_at(session)
     session.listen()
     with view:
         view.plan("replay", schedule.steps[0].duration_s)
-        session.watch(load)
-        result = await load.run()
+        result, _ = await driven(
+            session,
+            begin_at(session),
+            lambda target, on_sample: OpenLoop(target, schedule, on_sample, extras_of(settings)),
+        )
     return await conclude(session, level_of(result, rate=schedule.steps[0].rate))
 
 

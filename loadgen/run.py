@@ -77,7 +77,7 @@ class _Run(ABC):
         self._feed = itertools.islice(whole, extras.share[0], None, extras.share[1])
         self._on_sample = on_sample
         self._extras = extras
-        self._is_plain = not (extras.retries or extras.cancel_share)
+        self._is_plain = not (extras.retries or extras.cancel_share or on_sample)
         self._source = random.Random(extras.seed)
         self._window_ns = round(extras.window_s * NS_PER_S) or 1 << 62
         self._models = max(1, len(target.models))

@@ -102,6 +102,7 @@ class Settings:
     name: str = ""
     file: Path | None = None
     resume: Path | None = None
+    record: float = 0.0
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -199,6 +200,11 @@ class _Reader:
         self._exclude("rate", "steps", "concurrency")
         self._exclude("steps", "duration")
         self._exclude("data", "data_file")
+        if values.get("record"):
+            if not self.has("output"):
+                self.problems.append("--record: only with --output")
+            if values.get("workers", 1) > 1:
+                self.problems.append("--record: not with --workers")
         if self.has("listen") and not self.has("workers"):
             self.problems.append("--listen: only with --workers")
         if command == "run":

@@ -34,7 +34,7 @@ class Target:
     header block is `head`; `timeout_s` is the patience of a caller, counted from the intended send time.
 
     `model_of` names for each request its place in `models`, where there are several. `streams` is how many calls share
-    a gRPC connection.
+    a gRPC connection. With `keep_bodies` samples carry the answers of HTTP.
     """
 
     address: Address
@@ -45,6 +45,7 @@ class Target:
     tls: Tls | None = None
     head: bytes = b""
     streams: int = 64
+    keep_bodies: bool = False
     models: Sequence[str] = ()
     model_of: Sequence[int] = ()
 
@@ -67,6 +68,7 @@ class Target:
             max_connections=self.max_connections,
             tls=self.tls,
             streaming=self.wire is Wire.EVENTS,
+            keep_bodies=self.keep_bodies,
         )
 
     def links(self, requests: int) -> int:

@@ -315,6 +315,16 @@ def parse_share(text: str) -> float:
     return number((0.0, 100.0))(text[:-1]) / 100 if text.endswith("%") else number((0.0, 1.0))(text)
 
 
+def parse_record(text: str) -> float:
+    """`none`, `all` or `sample:1%`, as a share."""
+    if text in {"none", "all"}:
+        return float(text == "all")
+    kind, colon, share = text.partition(":")
+    if kind != "sample" or not colon:
+        raise ValueError(text)
+    return parse_share(share)
+
+
 def one_of(*words: str) -> Callable[[str], str]:
     """One of these words."""
 

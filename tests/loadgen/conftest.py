@@ -9,7 +9,15 @@ import uvloop
 
 from loadgen.places import ENVIRONMENT
 
-ON_ONE = {"test_cli.py", "test_interrupt.py", "test_tune.py", "test_protocols.py", "test_view.py", "test_workers.py"}
+ON_ONE = {
+    "test_cli.py",
+    "test_interrupt.py",
+    "test_journal.py",
+    "test_tune.py",
+    "test_protocols.py",
+    "test_view.py",
+    "test_workers.py",
+}
 
 
 @pytest.fixture(autouse=True)

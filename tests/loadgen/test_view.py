@@ -96,7 +96,7 @@ async def test_a_level_may_end_early_and_the_next_be_held_back() -> None:
         session.skip()
         first = await measuring
         assert first.problem == "ended early on request"
-        assert 0 < first.seconds == pytest.approx(len(first.windows) * 0.05)
+        assert 0 < len(first.windows) * 0.05 <= first.seconds + 1e-9
         measuring = asyncio.create_task(ladder.rate(200.0))
         for _ in range(20):  # held back, it gets no further however often the loop goes round
             await asyncio.sleep(0)
