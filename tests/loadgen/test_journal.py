@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from loadgen import cli
 from loadgen.exits import Exit
 from tests.loadgen.peers import SHED, Line, answering, serving
 from tests.loadgen.test_cli import METADATA, SLO, Model, bodies, command, reply
@@ -67,10 +68,17 @@ async def test_a_sample_is_a_part_and_grpc_has_no_text(tmp_path: Path) -> None:
         (["--record", "all"], "--record: only with --output"),
         (["--record", "all", "-o", ".", "-w", "2", "-c", "2"], "--record: not with --workers"),
         (["--record", "some", "-o", "."], "--record 'some'; accepted: none, sample:SHARE or all"),
-        (["--record", "all", "-o", "/proc/x"], "--record: /proc/x: "),
     ],
 )
-async def test_what_cannot_be_recorded_is_a_bad_setting(flags: list[str], said: str) -> None:
+def test_what_cannot_be_recorded_is_a_bad_setting(
+    flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "http://127.0.0.1:1", "-m", "m", "-n", "1", *flags]) == Exit.USAGE
+    assert said in capsys.readouterr().err
+
+
+async def test_a_folder_that_cannot_be_made_is_a_bad_setting() -> None:
     async with serving(answering(reply(METADATA))) as peer:
-        code, _, err = await command("run", f"http://127.0.0.1:{peer.address[1]}", "-m", "m", "-n", "1", *flags)
-    assert (code, said in err) == (Exit.USAGE, True), err
+        url = f"http://127.0.0.1:{peer.address[1]}"
+        code, _, err = await command("run", url, "-m", "m", "-n", "1", "--record", "all", "-o", "/proc/x")
+    assert (code, "--record: /proc/x: " in err) == (Exit.USAGE, True), err

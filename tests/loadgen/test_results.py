@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis
 
 from loadgen import cli, hdr
 from loadgen.compare import compare, render
@@ -19,7 +20,8 @@ from loadgen.html import render_page
 from loadgen.level import Level, Window
 from loadgen.merging import merge_documents, merge_levels
 from loadgen.record import Recorder, merged
-from loadgen.settings import read_settings
+from loadgen.resume import resumed, take
+from loadgen.settings import Settings, SettingsError, read_settings
 from tests.loadgen.test_record import histogram_of, values
 from tests.loadgen.test_report import recorder
 
@@ -41,7 +43,7 @@ def level(ok: int = 500, shed: int = 20, callers: int = 0, seconds: float = 10.0
     )
 
 
-@settings(deadline=None)
+@hypothesis(deadline=None)
 @given(values)
 def test_the_librarys_histogram_has_the_same_percentiles_and_nothing_is_lost(numbers: list[int]) -> None:
     numbers = [min(number, 10**13) for number in numbers]
@@ -188,3 +190,28 @@ def test_a_page_that_cannot_be_written_is_exit_1(tmp_path: Path) -> None:
     file = tmp_path / "r.json"
     file.write_text(json.dumps(document(level())))
     assert run("report", f"{file}", "--html", "/no/such/folder/x.html") == Exit.UNWRITTEN
+
+
+def test_only_what_belongs_together_is_resumed(tmp_path: Path) -> None:
+    def resuming(command: str = "sweep", **flags: object) -> Settings:
+        given = {"url": "http://h:1", "model": "m", "slo": ["p99<1s"], "resume": f"{tmp_path}", **flags}
+        return read_settings(command, argparse.Namespace(**given))
+
+    with pytest.raises(SettingsError, match="no result can be read there"):
+        resumed(resuming())
+    levels = (level(callers=1), level(callers=2))
+    held = {**document(*levels), "kind": "sweep"}
+    held["settings"] |= {"warmup_s": 2.0}
+    (tmp_path / "result.json").write_text(json.dumps(held))
+    settings, done = resumed(resuming())
+    assert (settings.seed, settings.output) == (5, tmp_path)
+    found = take(done, "level", callers=2)
+    assert found is not None
+    assert found.throughput == levels[1].throughput
+    assert take(done, "level", callers=2) is None
+    assert take(done, "proof", callers=1) is None
+    assert [one.callers for one in done] == [1]
+    with pytest.raises(SettingsError, match=r"it was measured with timeout_s 10.0, not 3.0"):
+        resumed(resuming(timeout="3s"))
+    with pytest.raises(SettingsError, match="it is of `sweep`"):
+        resumed(resuming("search"))

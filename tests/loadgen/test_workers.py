@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-import os
 import socket
 
 import pytest
 
+from loadgen import cli
 from loadgen.exits import Exit
 from loadgen.workers import TOKEN
 from tests.loadgen.peers import answering, serving
@@ -20,30 +20,49 @@ async def test_callers_and_requests_are_divided() -> None:
     async with serving(model) as peer:
         url = f"http://127.0.0.1:{peer.address[1]}"
         code, out, err = await command("run", url, "-m", "m", "-c", "5", "-n", "101", "-w", "2", *JSON)
-        assert code == 0, err
-        (level,) = json.loads(out)["levels"]
-        assert (level["callers"], level["count"], len(model.infers)) == (5, 101, 101)
-        code, _, err = await command("run", url, "-m", "m", "-w", "3", "-n", "2")
-    assert code == Exit.USAGE
-    assert "at most one for each of 1 callers" in err
-    assert "at most one for each of 2 requests" in err
+    assert code == 0, err
+    (level,) = json.loads(out)["levels"]
+    assert (level["callers"], level["count"], len(model.infers)) == (5, 101, 101)
 
 
-@pytest.mark.parametrize("arrivals", ["constant", "poisson"])
-async def test_all_together_send_the_requests_of_one(arrivals: str) -> None:
-    seen = []
-    for workers in ("1", "2"):
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["-w", "3", "-n", "2"], "--workers 3: at most one for each of 1 callers"),
+        (["-w", "3", "-n", "2"], "--workers 3: at most one for each of 2 requests"),
+        (["-w", "2", "-q", "5", "--listen", "127.0.0.1:0"], f"--listen: set {TOKEN} here and for the workers"),
+        (["--listen", "127.0.0.1:0"], "--listen: only with --workers"),
+        (["-w", "2", "-q", "5", "--listen", "here"], "--listen 'here'; accepted: HOST:PORT"),
+    ],
+)
+def test_what_cannot_be_shared_is_a_bad_setting(more: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "http://127.0.0.1:1", "-m", "m", *more]) == Exit.USAGE
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["nowhere", "host:port", ""])
+def test_a_bad_address_is_a_bad_setting(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["worker", "--join", text]) == Exit.USAGE
+    assert f"--join {text!r}; accepted: HOST:PORT" in capsys.readouterr().err
+
+
+async def test_all_together_send_the_requests_of_one() -> None:
+    async def sent(arrivals: str, workers: int) -> list[bytes]:
         model = Model()
         async with serving(model) as peer:
             url = f"http://127.0.0.1:{peer.address[1]}"
-            arguments = ["-q", "100", "-z", "300ms", "--arrivals", arrivals, "--seed", "3", "-w", workers]
+            arguments = ["-q", "100", "-z", "300ms", "--arrivals", arrivals, "--seed", "3", "-w", f"{workers}"]
             code, out, err = await command("run", url, "-m", "m", *arguments, *JSON)
         assert code == 0, err
         (level,) = json.loads(out)["levels"]
         assert level["count"] == len(model.infers)
         assert level["rate"] == pytest.approx(level["count"] / 0.3)
-        seen.append(bodies(model.infers))
-    assert seen[0] == seen[1]
+        return bodies(model.infers)
+
+    kinds = ("constant", "poisson")
+    seen = await asyncio.gather(*(sent(kind, workers) for kind in kinds for workers in (1, 2)))
+    assert (seen[0], seen[2]) == (seen[1], seen[3])
+    assert seen[0] != seen[2]
 
 
 async def test_workers_elsewhere_join_with_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,8 +70,6 @@ async def test_workers_elsewhere_join_with_the_token(monkeypatch: pytest.MonkeyP
     async with serving(model) as peer:
         arguments = ["-m", "m", "-c", "2", "-n", "40", "-w", "2", "--listen", "127.0.0.1:0", *JSON]
         url = f"http://127.0.0.1:{peer.address[1]}"
-        code, _, err = await command("run", url, *arguments)
-        assert (code, f"set {TOKEN} here and for the workers" in err) == (Exit.USAGE, True)
         monkeypatch.setenv(TOKEN, "secret")
         whole = await start("run", url, *arguments)
         assert whole.stderr is not None
@@ -84,14 +101,10 @@ async def test_a_worker_that_fails_is_told_of_and_the_others_end() -> None:
     assert "HTTP 404" in err
 
 
-async def test_nobody_to_join_is_exit_3_and_a_bad_address_64(monkeypatch: pytest.MonkeyPatch) -> None:
-    for text in ("nowhere", "host:port", ""):
-        code, _, err = await command("worker", "--join", text)
-        assert (code, f"--join {text!r}; accepted: HOST:PORT" in err) == (Exit.USAGE, True)
+async def test_one_that_is_sent_away_is_exit_3() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         process = await start("worker", "--join", f"127.0.0.1:{listening.getsockname()[1]}")
         accepted = await asyncio.to_thread(listening.accept)
         accepted[0].close()
-        _, err_bytes = await process.communicate()
-    assert (process.returncode, b"nobody has work" in err_bytes) == (Exit.UNREACHABLE, True)
-    assert TOKEN not in os.environ
+        _, err = await process.communicate()
+    assert (process.returncode, b"nobody has work" in err) == (Exit.UNREACHABLE, True)
