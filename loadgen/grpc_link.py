@@ -163,15 +163,23 @@ class CallLink(Link):
             data = self._rest + data
         self._reading = True
         # One for all that came at once: what the later answers waited for was the generator, not the target.
-        self._read_ns = time.monotonic_ns()
+        self._read_ns = read_ns = time.monotonic_ns()
         at, size = 0, len(data)
-        unpack, plain, usual = h2.FRAME_HEAD.unpack_from, self._heads.plain, None if self._reads else self._heads.usual
+        calls, client, heads, reads = self._calls, self._client, self._heads, self._reads
+        unpack = h2.FRAME_HEAD.unpack_from
         while size - at >= 9:
-            if usual is not None and size - at >= usual.least and (found := usual.read(data, at)):
+            usual = heads.usual  # any block may change it
+            if usual is not None and not reads and size - at >= usual.least and (found := usual.read(data, at)):
                 stream, length = found
                 self._received += length
-                if stream in self._calls:
-                    self._finish(stream, 0, _OK, end=True)
+                if self._windows:  # it may be answered before it has gone out whole
+                    if stream in calls:
+                        self._finish(stream, 0, _OK, end=True)
+                elif (sample := calls.pop(stream, None)) is not None:
+                    self.room += 1
+                    if not self.is_listed and not self._going:
+                        client.on_free(self)
+                    client.on_answered(sample, 0, _OK, read_ns)
                 at += usual.least + length
                 continue
             high, low, kind, flags, stream = unpack(data, at)
@@ -183,13 +191,13 @@ class CallLink(Link):
                 break
             if kind == h2.DATA:
                 self._received += end - at - 9
-                if flags or self._reads:
+                if flags or reads:
                     self._on_data(stream, data, at + 9, end, flags)
             elif kind == h2.HEADERS:
                 block = data[at + 9 : end]
                 if flags & _ODD != h2.END_HEADERS:
                     self._on_headers(stream, block, flags)
-                elif flags & h2.END_STREAM or block not in plain or self._reads:
+                elif flags & h2.END_STREAM or block not in heads.plain or reads:
                     self._on_block(stream, block, flags)
             else:
                 self._on_control(kind, flags, stream, data[at + 9 : end])

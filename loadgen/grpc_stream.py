@@ -123,6 +123,10 @@ class OpenStreamLink(_AnswersLink):
         if answer.is_last is False or (answer.is_last is None and not answer.error):
             return
         failed = stream in self._failed
+        code, outcome = (GrpcStatus.UNKNOWN, Outcome.ERROR) if failed else (GrpcStatus.OK, Outcome.OK)
+        if stream in self._unsent:  # the rest of the request would stand before the next one
+            self._finish(stream, code, outcome, end=False)
+            return
         self._failed.discard(stream)
         sample = self._calls.pop(stream)
         self._idents.pop(sample, None)
@@ -130,15 +134,23 @@ class OpenStreamLink(_AnswersLink):
         self._resting.append(stream)
         if not self._going:
             self._client.on_free(self)
-        code, outcome = (GrpcStatus.UNKNOWN, Outcome.ERROR) if failed else (GrpcStatus.OK, Outcome.OK)
         self._client.on_answered(sample, code, outcome, self._read_ns)
 
     def _close_stream(self, stream: int) -> None:
         self._idents.pop(self._calls[stream], None)
         super()._close_stream(stream)
 
+    def _fail(self, stream: int, cause: Cause) -> None:
+        self._forget(stream)
+        super()._fail(stream, cause)
+
     def _on_block(self, stream: int, block: bytes, flags: int) -> None:
         super()._on_block(stream, block, flags)
-        if flags & h2.END_STREAM and stream in self._resting:
+        if flags & h2.END_STREAM:
+            self._forget(stream)
+
+    def _forget(self, stream: int) -> None:
+        """The server has ended a stream; on one that rests no request will follow."""
+        if stream in self._resting:
             self._resting.remove(stream)
             self._windows.pop(stream, None)

@@ -245,11 +245,6 @@ class _Run(ABC):
             recorder = book[window] = Recorder(is_closed=not (self.open_loop or self._extras.retries))
         return recorder
 
-    def _record(self, sample: Sample) -> None:
-        self._recorder(sample).add(sample)
-        if self._on_sample is not None:
-            self._on_sample(sample)
-
     def _is_idle(self) -> bool:
         return not self._client.inflight and not self._waiting
 
@@ -330,7 +325,9 @@ class OpenLoop(_Run):
             self._finish()
 
     def _ended(self, sample: Sample) -> None:
-        self._record(sample)
+        self._recorder(sample).add(sample)
+        if self._on_sample is not None:
+            self._on_sample(sample)
         if self.sent == len(self._offsets) and self._is_idle():
             self._finish()
 
@@ -391,7 +388,9 @@ class ClosedLoop(_Run):
                 self._finish()
 
     def _ended(self, sample: Sample) -> None:
-        self._record(sample)
+        self._recorder(sample).add(sample)
+        if self._on_sample is not None:
+            self._on_sample(sample)
         cause = sample.cause
         if cause is None:
             self._next(sample.done_ns)

@@ -6,7 +6,6 @@ It measures what it is told to, and writes nothing here.
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 from loadgen.commands import measured
 from loadgen.document import make_document
 from loadgen.exits import Exit
+from loadgen.messages import MAX_MEMBER, read_message, write_message
 from loadgen.payload import PayloadError
 from loadgen.prepare import UnreachableError, prepare
 from loadgen.session import Session
@@ -23,7 +23,7 @@ from loadgen.settings import Settings, SettingsError, read_settings
 from loadgen.shm import REGIONS
 from loadgen.units import NS_PER_S
 from loadgen.view import QuietView
-from loadgen.workers import MAX_LINE, TOKEN
+from loadgen.workers import TOKEN
 
 # What is for where the result is told, and may name files there.
 _ELSEWHERE = frozenset(
@@ -36,9 +36,9 @@ _RETRY_S = 0.2
 async def join(host: str, port: int) -> Exit:
     """Raises OSError where nobody is there to join."""
     reader, writer = await _connected(host, port)
-    writer.write(json.dumps({"token": os.environ.get(TOKEN, "")}).encode() + b"\n")
+    write_message(writer, {"token": os.environ.get(TOKEN, "")})
     try:
-        told = await _message(reader)
+        told = await read_message(reader, MAX_MEMBER)
         if told is None or "given" not in told:
             print(f"headgate-load: {(told or {}).get('failed', 'nobody has work')}", file=sys.stderr)
             return Exit.UNREACHABLE
@@ -46,7 +46,7 @@ async def join(host: str, port: int) -> Exit:
             document = await _work(told["given"], told["share"], reader, writer)
         except (OSError, UnreachableError, PayloadError, SettingsError) as error:
             document, failed = None, str(error)
-        writer.write(json.dumps({"result": document} if document else {"failed": failed}).encode() + b"\n")
+        write_message(writer, {"result": document} if document else {"failed": failed})
         await writer.drain()
         return Exit.OK if document else Exit.UNREACHABLE
     finally:
@@ -58,21 +58,11 @@ async def _connected(host: str, port: int) -> tuple[asyncio.StreamReader, asynci
     until_s = time.monotonic() + _JOIN_S
     while True:
         try:
-            return await asyncio.open_connection(host, port, limit=MAX_LINE)
+            return await asyncio.open_connection(host, port)
         except OSError:
             if time.monotonic() > until_s:
                 raise
             await asyncio.sleep(_RETRY_S)
-
-
-async def _message(reader: asyncio.StreamReader) -> dict[str, Any] | None:
-    """None where the other side has gone."""
-    try:
-        line = await reader.readline()
-    except ConnectionError:
-        return None
-    message: dict[str, Any] | None = json.loads(line) if line else None
-    return message
 
 
 async def _work(
@@ -85,8 +75,8 @@ async def _work(
     watching: list[asyncio.Future[None]] = []
 
     async def begin() -> int:
-        writer.write(b'{"ready": true}\n')
-        told = await _message(reader)
+        write_message(writer, {"ready": True})
+        told = await read_message(reader, MAX_MEMBER)
         if told is None or "begin" not in told:
             session.stop()
             return time.monotonic_ns()
@@ -104,7 +94,7 @@ async def _work(
 
 async def _stopped(reader: asyncio.StreamReader, session: Session) -> None:
     """Told to stop, or left alone."""
-    await _message(reader)
+    await read_message(reader, MAX_MEMBER)
     session.stop()
 
 

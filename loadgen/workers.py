@@ -4,14 +4,13 @@ Every worker joins over TCP (`worker.py`) and says when it is ready; then all be
 request of the whole schedule, which all of them draw alike: constant arrivals stay evenly spaced, and any others are
 those that one process would have sent. Histograms are added count by count.
 
-Messages are lines of JSON. Worker: {"token"}, {"ready"}, {"result": document} or {"failed": text}. Here: {"given":
-settings as texts, "share": [number, of]}, {"begin": seconds from now}, {"stop"}.
+Messages of a worker: {"token"}, {"ready"}, {"result": document} or {"failed": text}; of this side: {"given": settings
+as texts, "share": [number, of]}, {"begin": seconds from now}, {"stop"}.
 """
 
 import asyncio
 import contextlib
 import hmac
-import json
 import os
 import secrets
 import signal
@@ -25,13 +24,13 @@ from loadgen.document import read_levels
 from loadgen.exits import Exit
 from loadgen.level import Level
 from loadgen.merging import merge_levels
+from loadgen.messages import MAX_MEMBER, MAX_STRANGER, read_message, write_message
 from loadgen.prepare import UnreachableError, prepare
 from loadgen.session import Session
 from loadgen.settings import Settings, SettingsError
 from loadgen.view import make_view
 
 TOKEN = "HEADGATE_LOAD_TOKEN"
-MAX_LINE = 1 << 30
 _HELLO_S = 5.0
 # Between "begin" and the first request: as long as any message takes to arrive.
 _LEAD_S = 0.25
@@ -46,12 +45,11 @@ class Member:
 
     def tell(self, **message: object) -> None:
         """Send a message; to one that is gone too."""
-        self._writer.write(json.dumps(message).encode() + b"\n")
+        write_message(self._writer, message)
 
-    async def hear(self, name: str) -> Any:
+    async def hear(self, name: str, most: int = MAX_MEMBER) -> Any:
         """What the next message says under `name`. Raises UnreachableError where it says something else."""
-        line = await self._reader.readline()
-        message = json.loads(line) if line else {"failed": "it has gone"}
+        message = await read_message(self._reader, most) or {"failed": "it has gone"}
         if name not in message:
             raise UnreachableError(f"a worker has failed: {message.get('failed', message)}")
         return message[name]
@@ -74,8 +72,8 @@ class Crew:
         member = Member(reader, writer)
         try:
             async with asyncio.timeout(_HELLO_S):
-                given = str(await member.hear("token"))
-        except (TimeoutError, ValueError, OSError, UnreachableError):
+                given = str(await member.hear("token", MAX_STRANGER))
+        except (TimeoutError, UnreachableError):
             given = ""
         if self.whole.done() or not hmac.compare_digest(given.encode(), self._token.encode()):
             member.tell(failed="the token is wrong, or all places are taken")
@@ -105,7 +103,7 @@ async def run_workers(settings: Settings, given: Mapping[str, Any]) -> Exit:
     session.listen()
     crew = Crew(settings.workers, token)
     host, port = settings.listen or ("127.0.0.1", 0)
-    server = await asyncio.start_server(crew.on_joined, host, port, limit=MAX_LINE)
+    server = await asyncio.start_server(crew.on_joined, host, port)
     children = (
         []
         if settings.listen

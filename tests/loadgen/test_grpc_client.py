@@ -398,6 +398,29 @@ async def test_answers_mean_the_same_in_every_layout_and_cut_anywhere(name: str,
     assert link.room == 64 - expected.count(None)
 
 
+async def test_a_usual_answer_is_usual_only_as_long_as_its_blocks_mean_the_same() -> None:
+    """0x40 puts a field into the table, 0xbe names the newest there (RFC 7541 section 6): first OK, later a refusal."""
+
+    def indexed(value: bytes) -> bytes:
+        return b"\x40\x0bgrpc-status" + bytes([len(value)]) + value
+
+    trailers = [indexed(b"0"), b"\xbe", b"\xbe", indexed(b"14"), b"\xbe", b"\xbe"]
+    answers = [
+        head_frame(stream) + data_frame(stream, MESSAGE) + head_frame(stream, block, end=True)
+        for stream, block in zip(range(1, 13, 2), trailers, strict=True)
+    ]
+    for cut in (1, 3, 6):
+        owner = Owner()
+        link = CallLink(owner)
+        link.connection_made(Wire())
+        samples = [Sample(number) for number in range(6)]
+        for sample in samples:
+            link.send(MESSAGE, sample)
+        for at in range(0, 6, cut):
+            link.data_received(b"".join(answers[at : at + cut]))
+        assert [owner.ends[sample][0] for sample in samples] == [Outcome.OK] * 3 + [Outcome.SHED] * 3
+
+
 async def test_what_is_given_back_to_the_servers_window_is_what_it_has_sent() -> None:
     given: list[int] = []
 

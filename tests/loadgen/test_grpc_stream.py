@@ -10,11 +10,13 @@ from loadgen import h2 as frames
 from loadgen.answers import Answer, place_of_id, read_answer
 from loadgen.bodies import grpc_body
 from loadgen.grpc_client import EndedStreams, OpenStreams, call
+from loadgen.grpc_stream import OpenStreamLink
 from loadgen.payload import Tensor
 from loadgen.record import Cause, GrpcStatus, Outcome
 from protos.open_inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from tests.loadgen.peers import Line, serving
 from tests.loadgen.test_grpc_client import HEAD, START, TRAILERS, Peer, client_of, peer_of, send
+from tests.loadgen.test_run import eventually
 
 REQUEST = frames.message(
     grpc_body("m", "", [(Tensor("x", "FP32", (1,)), [1.0])], 0, as_raw=True, is_stream=True)
@@ -79,6 +81,13 @@ def streams(act: Callable[[Peer, int, str], None]) -> Callable[[Line], Awaitable
                     held[event.stream_id] = data
 
     return script
+
+
+async def rested(client: OpenStreams) -> None:
+    """Wait until the end of the stream at rest has been read."""
+    (link,) = client._connections
+    assert isinstance(link, OpenStreamLink)
+    await eventually(lambda: not link._resting)
 
 
 async def test_an_open_stream_carries_one_request_after_the_other_up_to_its_last_answer() -> None:
@@ -179,3 +188,48 @@ async def test_an_open_stream_that_the_server_ends_fails_its_request_and_is_repl
         for number in (1, 2):
             send(client, message=REQUEST)
             assert (await ends.wait_for(number))[-1].outcome is Outcome.SHED
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ended", "reset"])
+async def test_a_stream_that_ends_at_rest_carries_no_further_request(ends: bool) -> None:
+    opened: set[int] = set()
+
+    def act(peer: Peer, stream: int, ident: str) -> None:
+        opened.add(stream)
+        peer.h2.send_data(stream, answer(ident, last=True))
+        if ends:
+            peer.h2.send_headers(stream, TRAILERS, end_stream=True)
+        else:
+            peer.h2.reset_stream(stream, 2)
+
+    async with serving(streams(act)) as peer, client_of(peer.address, kind=OpenStreams, streams=1) as (client, ends_of):
+        for number in (1, 2):
+            send(client, message=REQUEST)
+            assert (await ends_of.wait_for(number))[-1].outcome is Outcome.OK
+            await rested(client)
+    assert opened == {1, 3}
+
+
+async def test_a_request_that_is_answered_before_it_has_gone_out_leaves_no_rest_on_its_stream() -> None:
+    """A window that is smaller than the message: the server answers, and the rest must not stand before the next."""
+    sizes: dict[int, int] = {}
+    resets: list[int] = []
+
+    async def script(line: Line) -> None:
+        peer = Peer(line)
+        async for event in peer.events():
+            if isinstance(event, h2.events.RequestReceived):
+                peer.h2.send_headers(event.stream_id, START)
+                peer.h2.send_data(event.stream_id, answer(error="too large"))
+            elif isinstance(event, h2.events.DataReceived):
+                sizes[event.stream_id] = sizes.get(event.stream_id, 0) + len(event.data)
+            elif isinstance(event, h2.events.StreamReset):
+                resets.append(event.stream_id)
+
+    async with serving(script) as peer, client_of(peer.address, kind=OpenStreams) as (client, ends):
+        await client.connect(1)
+        for number in (1, 2):
+            send(client, message=frames.message(bytes(500_000)))
+            assert (await ends.wait_for(number))[-1].outcome is Outcome.ERROR
+    assert set(sizes) == {1, 3}
+    assert resets[:1] == [1]

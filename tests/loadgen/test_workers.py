@@ -8,6 +8,7 @@ import pytest
 
 from loadgen import cli
 from loadgen.exits import Exit
+from loadgen.messages import MAX_STRANGER, read_message
 from loadgen.workers import TOKEN
 from tests.loadgen.peers import answering, serving
 from tests.loadgen.test_cli import Model, bodies, command, reply, start
@@ -108,3 +109,23 @@ async def test_one_that_is_sent_away_is_exit_3() -> None:
         accepted[0].close()
         _, err = await process.communicate()
     assert (process.returncode, b"nobody has work" in err) == (Exit.UNREACHABLE, True)
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (b"\0\0\0\2{}", {}),
+        (b"\0\0\0\x0d" + b'{"token":"x"}', {"token": "x"}),
+        (b"\0\0\0\2[]", None),
+        (b"\0\0\0\2{x", None),
+        (b"\xff\xff\xff\xff", None),  # a stranger cannot have 4 GB kept for it
+        (b"\0\0\x10\1", None),
+        (b"\0\0\0\5{}", None),
+        (b"", None),
+    ],
+)
+async def test_a_message_is_read_whole_and_no_longer_than_it_may_be(sent: bytes, read: object) -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(sent)
+    reader.feed_eof()
+    assert await read_message(reader, MAX_STRANGER) == read
