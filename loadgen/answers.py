@@ -7,6 +7,8 @@ marks none: they end with the stream.
 
 from typing import NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from protos.open_inference_pb2 import ModelInferResponse, ModelStreamInferResponse
 
 FINAL = "triton_final_response"
@@ -26,12 +28,15 @@ class Answer(NamedTuple):
 
 
 def read_answer(payload: bytes) -> Answer:
-    """A message without its prefix. Raises google.protobuf.message.DecodeError."""
-    if _is_bare(payload):
-        error, answer = "", ModelInferResponse.FromString(payload)
-    else:
-        wrapped = ModelStreamInferResponse.FromString(payload)
-        error, answer = wrapped.error_message, wrapped.infer_response
+    """A message without its prefix. Raises ValueError for what is none."""
+    try:
+        if _is_bare(payload):
+            error, answer = "", ModelInferResponse.FromString(payload)
+        else:
+            wrapped = ModelStreamInferResponse.FromString(payload)
+            error, answer = wrapped.error_message, wrapped.infer_response
+    except DecodeError as broken:
+        raise ValueError(str(broken)) from None
     mark = answer.parameters.get(FINAL)
     return Answer(answer.id, error, None if mark is None else mark.bool_param, bool(answer.outputs))
 

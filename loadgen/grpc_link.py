@@ -203,10 +203,14 @@ class CallLink(Link):
                 self._on_control(kind, flags, stream, data[at + 9 : end])
             at = end
         self._rest = data[at:]
+        self._reading = False
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what the reading has led to."""
         if self._received > _CONNECTION_WINDOW // 2:
             self._out.append(h2.window_update(0, self._received))
             self._received = 0
-        self._reading = False
         if self._out:
             self._transport.write(b"".join(self._out))
             self._out.clear()

@@ -4,8 +4,6 @@ An answer belongs to the request whose id it bears, however late it comes. The t
 many there were are kept.
 """
 
-from google.protobuf.message import DecodeError
-
 from loadgen import h2
 from loadgen.answers import PLACEHOLDER, Answer, place_of_id, read_answer
 from loadgen.grpc_link import CallLink, Owner, unpadded
@@ -42,7 +40,7 @@ class _AnswersLink(CallLink):
     def _on_message(self, stream: int, sample: Sample, message: bytes) -> None:
         try:
             answer = read_answer(message[_MESSAGE_PREFIX:])
-        except DecodeError:
+        except ValueError:
             self._fail(stream, Cause.INVALID)
             return
         ident = self._idents.get(sample)

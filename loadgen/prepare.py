@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from loadgen import h2
 from loadgen.answers import read_answer
 from loadgen.bodies import binary_body, chat_body, grpc_body, random_prompt, v1_body
@@ -194,7 +192,7 @@ class Server:
             return _WIRES.get(settings.protocol, Wire.HTTP)
         head = self.infer_head()
         answer = await call(self._address, head, request, settings.timeout, self.tls, is_stream=True)
-        with contextlib.suppress(DecodeError):
+        with contextlib.suppress(ValueError):
             if answer.body and read_answer(answer.body[5:]).is_last is not None:
                 return Wire.GRPC_OPEN
         return Wire.GRPC_ENDED

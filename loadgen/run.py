@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import math
 import random
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
@@ -34,6 +33,7 @@ _REDIAL_S = 0.05
 _BEAT_S = 0.02
 _BACKOFF_S = 0.1
 _MAX_RETRY_S = 30.0
+_FOREVER_S = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,9 +362,7 @@ class ClosedLoop(_Run):
     def _start(self) -> None:
         if self.begin is None:
             self.started_ns = time.monotonic_ns()
-        self._ends_ns = (
-            sys.maxsize if math.isinf(self._duration_s) else round(self.started_ns + self._duration_s * NS_PER_S)
-        )
+        self._ends_ns = self.started_ns + round(min(self._duration_s, _FOREVER_S) * NS_PER_S)
         wait_s = max(0.0, (self.started_ns - time.monotonic_ns()) / NS_PER_S)
         for number in range(self._callers):
             if wait_s or self._ramp_s:
@@ -391,10 +389,9 @@ class ClosedLoop(_Run):
         self._recorder(sample).add(sample)
         if self._on_sample is not None:
             self._on_sample(sample)
-        cause = sample.cause
-        if cause is None:
+        if sample.cause is None:
             self._next(sample.done_ns)
-        elif cause is Cause.TIMEOUT or cause is Cause.CANCELLED:
+        elif sample.cause in {Cause.TIMEOUT, Cause.CANCELLED}:
             self._begin()
         else:
             self._loop.call_later(_REDIAL_S, self._begin)

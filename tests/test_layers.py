@@ -85,6 +85,7 @@ ALLOWED: dict[str, set[str]] = {
         "uvloop",
     },
     "agent.demo": {"agent", "aiohttp", "grpc", "loadgen", "prometheus_client", "protos", "rich", "uvloop", *LAYERS},
+    "loadgen.answers": {"google", "loadgen", "protos"},
     "loadgen.h2": {"loadgen", "hpack"},
     "loadgen.hdr": {"loadgen", "hdrh"},
     "loadgen.history": {"loadgen", "sqlalchemy"},
