@@ -12,6 +12,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import uvloop
+
 from loadgen.commands import measured
 from loadgen.document import make_document
 from loadgen.exits import Exit
@@ -21,7 +23,9 @@ from loadgen.prepare import UnreachableError, prepare
 from loadgen.session import Session
 from loadgen.settings import Settings, SettingsError, read_settings
 from loadgen.shm import REGIONS
+from loadgen.target import allow_many_connections
 from loadgen.units import NS_PER_S
+from loadgen.values import parse_address
 from loadgen.view import QuietView
 from loadgen.workers import TOKEN
 
@@ -117,11 +121,6 @@ def settings_of(given: dict[str, Any], number: int, of: int) -> Settings:
 
 def run_worker(given: argparse.Namespace) -> Exit:
     """Raises SettingsError."""
-    import uvloop  # noqa: PLC0415
-
-    from loadgen.target import allow_many_connections  # noqa: PLC0415
-    from loadgen.values import parse_address  # noqa: PLC0415
-
     try:
         host, port = parse_address(given.join or "")
     except ValueError:

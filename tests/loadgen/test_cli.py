@@ -292,17 +292,20 @@ async def test_a_result_that_cannot_be_written_is_exit_1(tmp_path: Path) -> None
     assert b"outcome" in out
 
 
-@pytest.mark.parametrize("load", [("-c", "2"), ("-q", "100")])
-async def test_it_begins_when_it_is_told_to_and_says_when_that_is_past(load: tuple[str, str]) -> None:
-    model = Model()
-    async with serving(model) as peer:
-        arguments = ["run", f"http://127.0.0.1:{peer.address[1]}", "-m", "m", *load, "-n", "5", *SLO]
-        at = time.time() + 3.0
-        process = await start(*arguments, "--start-at", f"{at}")
-        await model.seen.wait()
-        assert at - 0.001 <= time.time()
-        out, _ = await process.communicate()
-        assert (process.returncode, b"--start-at" in out) == (0, False)
-        code, late, _ = await command(*arguments, "--start-at", "2020-01-01T00:00:00Z")
-    assert code == 0
-    assert re.search(r"WARNING  began \S+ after --start-at", late)
+async def test_it_begins_when_it_is_told_to_and_says_when_that_is_past() -> None:
+    at = time.time() + 3.0
+
+    async def begun(*load: str) -> None:
+        model = Model()
+        async with serving(model) as peer:
+            arguments = ["run", f"http://127.0.0.1:{peer.address[1]}", "-m", "m", *load, "-n", "5", *SLO]
+            process = await start(*arguments, "--start-at", f"{at}")
+            await model.seen.wait()
+            assert at - 0.001 <= time.time()
+            out, _ = await process.communicate()
+            assert (process.returncode, b"--start-at" in out) == (0, False)
+            code, late, _ = await command(*arguments, "--start-at", "2020-01-01T00:00:00Z")
+        assert code == 0
+        assert re.search(r"WARNING  began \S+ after --start-at", late)
+
+    await asyncio.gather(begun("-c", "2"), begun("-q", "100"))
