@@ -32,9 +32,12 @@ def client_san(text: str) -> tuple[str, str]:
 
 
 def server_name(text: str) -> str:
-    """A name, or an address, that a certificate may be for."""
-    if not (text.isascii() and text.isprintable() and len(text) < 254) or set(text) & set(" /,@"):
-        raise ValueError("the name that the certificate is for, such as iris-predictor.default.svc")
+    """A name, or an address, that a certificate may be for; empty for the route's."""
+    if text and not values.is_host(text):
+        try:
+            ipaddress.IPv6Address(text)
+        except ValueError:
+            raise ValueError("the name that the certificate is for, such as iris-predictor.default.svc") from None
     return text
 
 

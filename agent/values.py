@@ -227,12 +227,21 @@ def listen(text: str) -> Listen:
     return Listen(host, int(match[2]))
 
 
+# Of labels that the resolver and TLS accept (RFC 1035 section 2.3.4), with the root's dot or without.
+_HOST = r"(?:[A-Za-z0-9\-_]{1,63}\.)*[A-Za-z0-9\-_]{1,63}\.?"
+
+
+def is_host(text: str) -> bool:
+    """Whether this is a host's name or IPv4 address."""
+    return len(text) < 254 and re.fullmatch(_HOST, text) is not None
+
+
 _UPSTREAM_FORM = (
     "http://HOST:PORT (HTTP/1.1), h2c://HOST:PORT (HTTP/2: gRPC), auto://HOST:PORT (both), https:// or h2:// (the same "
     "over TLS), http://...,h2c://... or the like with +unix:/PATH, such as http+unix:/PATH"
 )
 _OVER_TLS = {"https", "h2"}
-_TCP = re.compile(r"(https?|h2c?|auto)://([A-Za-z0-9.\-_]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})/?")
+_TCP = re.compile(rf"(https?|h2c?|auto)://({_HOST}|\[[0-9A-Fa-f:.]+\]):([0-9]{{1,5}})/?")
 _UNIX = re.compile(r"(https?|h2c?|auto)\+unix:(/[^,]{1,106})")  # sun_path holds 108 bytes
 
 

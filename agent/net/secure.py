@@ -126,7 +126,8 @@ class Secure(Clear):
         s = self._settings
         if self._upstream is None:
             self._upstream = Watched([s.upstream_ca, s.upstream_cert, s.upstream_key], self._make_upstream)
-        watched, name = self._upstream, s.upstream_server_name or address.host or None
+        # The root's dot is of the resolver's, and in no certificate (RFC 6066 section 3).
+        watched, name = self._upstream, (s.upstream_server_name or address.host).removesuffix(".") or None
         # Every dial fails the same way, four times a second.
         failures = Rarely("upstream tls failed", every_s=10.0)
 

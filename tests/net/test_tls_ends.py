@@ -138,7 +138,8 @@ async def test_a_predictors_certificate_is_checked(
 
 
 @pytest.mark.parametrize(
-    ("names", "name", "status"), [((NAME,), "", 502), ((NAME,), NAME, 200), (("x.test",), NAME, 502)]
+    ("names", "name", "status"),
+    [((NAME,), "", 502), ((NAME,), NAME, 200), ((NAME,), NAME + ".", 200), (("x.test",), NAME, 502)],
 )
 async def test_a_predictors_name_is_checked(
     tls_agent: TlsOpener, tmp_path: Path, names: tuple[str, ...], name: str, status: int
