@@ -188,8 +188,10 @@ class Clients:
         """Write what the agent reads."""
         authority.cert_pem.write_to_path(self.ca)
 
-    def context(self, *names: x509.GeneralName, authority: trustme.CA | None = None) -> ssl.SSLContext:
-        """Made by hand, for trustme checks what a name may be."""
+    def context(
+        self, *names: x509.GeneralName, raw: bytes = b"", authority: trustme.CA | None = None
+    ) -> ssl.SSLContext:
+        """Made by hand, for trustme checks what a name may be. `raw` is the encoded names, in place of `names`."""
         authority = authority or self.authority
         issuer = x509.load_pem_x509_certificate(authority.cert_pem.bytes())
         issuer_key: Any = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
@@ -198,7 +200,9 @@ class Clients:
         builder = x509.CertificateBuilder(
             issuer.subject, subject, key.public_key(), 1, issuer.not_valid_before_utc, datetime.datetime(2999, 1, 1)
         )
-        alternatives = x509.SubjectAlternativeName(names or [x509.DNSName("client.test")])
+        alternatives: x509.ExtensionType = x509.SubjectAlternativeName(names or [x509.DNSName("client.test")])
+        if raw:
+            alternatives = x509.UnrecognizedExtension(alternatives.oid, raw)
         leaf = builder.add_extension(alternatives, critical=False).sign(issuer_key, hashes.SHA256())
         kind = serialization.PrivateFormat.PKCS8
         pem = leaf.public_bytes(serialization.Encoding.PEM)
@@ -254,6 +258,13 @@ async def test_a_name_is_compared_whole_and_by_its_type(
     else:
         assert await is_turned_away(agent, context)
         assert counts(agent) == {Result.UNWELCOME: 1}
+
+
+async def test_a_name_that_is_no_text_is_none(tls_agent: TlsOpener, clients: Clients) -> None:
+    """Python raises where it is asked for the names."""
+    agent = await tls_agent(tls_client_ca=clients.ca, tls_client_sans="DNS:client.test")
+    assert await is_turned_away(agent, clients.context(raw=b"\x30\x04\x82\x02\xff\xfe"))
+    assert counts(agent) == {Result.UNWELCOME: 1}
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -408,6 +419,43 @@ async def test_a_drain_waits_for_no_handshake(tls_agent: TlsOpener) -> None:
     agent.server.drain.begin()
     await agent.server.drain.wait()
     await client.ended()
+
+
+class Noting:
+    """A memory BIO that notes how much goes through it at once."""
+
+    def __init__(self, inner: ssl.MemoryBIO) -> None:
+        self.most = 0
+        self._inner = inner
+
+    @property
+    def pending(self) -> int:
+        return self._inner.pending
+
+    def write(self, data: memoryview) -> int:
+        self.most = max(self.most, len(data))
+        return self._inner.write(data)
+
+    def read(self) -> bytes:
+        data = self._inner.read()
+        self.most = max(self.most, len(data))
+        return data
+
+
+async def test_large_bodies_leave_no_large_buffers(tls_agent: TlsOpener) -> None:
+    """A memory BIO never shrinks: what goes through at once is what a connection costs from then on."""
+    agent = await tls_agent()
+    client, transport = await agent.narrow_client()
+    layer: Any = transport
+    came, went = layer._incoming, layer._outgoing = Noting(layer._incoming), Noting(layer._outgoing)
+    body = bytes(1 << 20)
+    agent.start(client.send(post(body)))
+    predictor = await agent.predictor.accept()
+    assert (await predictor.request()).body == body
+    agent.start(predictor.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)))
+    assert (await client.response()).body == body
+    assert 16 * 1024 < came.most <= 64 * 1024
+    assert 16 * 1024 < went.most <= 65 * 1024
 
 
 # The admin port
