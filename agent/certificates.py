@@ -78,9 +78,9 @@ def server_context(
     if client_ca:
         _load_roots(context, client_ca)
         context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
-        # A session that is resumed is not authenticated anew (CVE-2025-23419 is of that class).
+        # A session that is resumed is not authenticated anew (CVE-2025-23419 is of that class). TLS 1.2 resumes within
+        # one context all the same: without tickets OpenSSL would keep 20,480 of its sessions, 12 KB each.
         context.num_tickets = 0
-        context.options |= ssl.OP_NO_TICKET
     return context
 
 
@@ -113,6 +113,7 @@ def unfit(flags: tuple[str, str, str], cert: str, key: str, roots: str) -> list[
     elif cert:
         try:
             server_context(cert, key)
+            not_after(cert)
         except CertificateError as error:
             problems.append(f"{flags[0]} and {flags[1]}: {error}")
     if roots:

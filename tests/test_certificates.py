@@ -1,5 +1,6 @@
 """Certificate files: what they make, when they end, and that half-written ones change nothing."""
 
+import contextlib
 import datetime
 import ssl
 from pathlib import Path
@@ -10,7 +11,7 @@ from cryptography import x509
 
 from agent.certificates import Watched, client_context, not_after, server_context, unfit
 from agent.errors import CertificateError
-from tests.tls import Papers
+from tests.tls import NAME, Papers
 
 
 @pytest.fixture
@@ -32,6 +33,30 @@ def test_clients_are_asked_for_certificates_where_there_are_roots_for_them(paper
     assert server_context(papers.cert, papers.key).verify_mode is ssl.CERT_NONE
     assert server_context(papers.cert, papers.key, papers.ca).verify_mode is ssl.CERT_REQUIRED
     assert server_context(papers.cert, papers.key, papers.ca, optional=True).verify_mode is ssl.CERT_OPTIONAL
+
+
+def test_sessions_of_clients_with_certificates_are_not_kept(papers: Papers) -> None:
+    """OpenSSL would keep 20,480 of TLS 1.2, with the certificate in each."""
+    served = server_context(papers.cert, papers.key, papers.ca)
+    dialled = client_context(papers.ca, papers.cert, papers.key)
+    dialled.maximum_version = ssl.TLSVersion.TLSv1_2
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = dialled.wrap_bio(back, there, server_hostname=NAME)
+    server = served.wrap_bio(there, back, server_side=True)
+    for end in (client, server, client, server, client):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        server.unwrap()
+    assert served.session_stats()["accept_good"] == 1
+    assert served.session_stats()["number"] == 0
+
+
+def test_a_certificate_whose_end_cannot_be_read_is_unfit(papers: Papers, tmp_path: Path) -> None:
+    (tmp_path / "cert").write_bytes(papers.files["tls.crt"].replace(b"CERTIFICATE", b"X509 CERTIFICATE"))
+    server_context(str(tmp_path / "cert"), papers.key)
+    (problem,) = unfit(("--tls-cert", "--tls-key", "--tls-client-ca"), str(tmp_path / "cert"), papers.key, "")
+    assert "holds no certificate that can be read" in problem
 
 
 def test_a_servers_name_is_checked_unless_nothing_is(papers: Papers) -> None:
