@@ -149,6 +149,9 @@ class Http1Downstream(ClientConnection):
         super().abort()
 
     def close(self) -> None:
+        if self._exchange is not None and self._exchange.responded:
+            self.give_up()  # a clean end would make what it has of the answer look whole
+            return
         # What the client sent and we did not look at must not become a request while the last reply goes out.
         self._machine.stop()
         super().close()

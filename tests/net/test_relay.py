@@ -273,3 +273,16 @@ async def test_a_request_byte_by_byte(bed: Opener) -> None:
     for at in range(len(answer)):
         await predictor.send(answer[at : at + 1])
     assert (await client.response()).raw == answer
+
+
+async def test_a_stop_at_once_does_not_make_an_answer_look_whole(bed: Opener) -> None:
+    """As after a second signal. To HTTP/1.0, the end of the connection is the end of the answer."""
+    agent = await bed()
+    client = await agent.client()
+    await client.send(b"GET / HTTP/1.0\r\n\r\n")
+    predictor = await agent.predictor.accept()
+    await predictor.request()
+    await predictor.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    await client.until(b"abc")
+    await agent.server.stop()
+    assert (await client.ended()).was_reset
