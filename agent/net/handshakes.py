@@ -226,4 +226,4 @@ class Dialled:
         if isinstance(error, ssl.SSLError):
             self._failures.log(reason=why(error))
         if not self.done.done():
-            self.done.set_exception(error)
+            self.done.set_exception(error.with_traceback(None))  # it holds the layer, which holds us

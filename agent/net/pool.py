@@ -149,19 +149,23 @@ class Dialler:
 
     async def open(self, protocol: asyncio.BaseProtocol) -> None:
         """Connect a protocol to the predictor. Raises OSError: ssl.SSLError where another dial would fail as well."""
-        address = self.address
-        dialled = None if self._secure is None else self._secure(protocol)
-        below = protocol if dialled is None else dialled.layer
+        if self._secure is None:
+            await self._reach(protocol)
+            return
+        dialled = self._secure(protocol)
         try:
-            if address.path:
-                await self._loop.create_unix_connection(lambda: below, address.path)
-            else:
-                await self._loop.create_connection(lambda: below, address.host, address.port)
-            if dialled is not None:
-                await dialled.done
+            await self._reach(dialled.layer)
+            await dialled.done
         finally:
-            if dialled is not None:
-                dialled.end()
+            dialled.end()
+            del dialled  # `done` holds what it raised, which holds this frame
+
+    async def _reach(self, protocol: asyncio.BaseProtocol) -> None:
+        address = self.address
+        if address.path:
+            await self._loop.create_unix_connection(lambda: protocol, address.path)
+        else:
+            await self._loop.create_connection(lambda: protocol, address.host, address.port)
 
     async def _connect(self, connection: Connection) -> None:
         try:

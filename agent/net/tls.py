@@ -256,7 +256,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
                 if not got or not (incoming.pending or pending()):
                     break
         except ssl.SSLError as error:
-            fault = error
+            fault = error.with_traceback(None)  # which holds this frame, and so this connection
         if size:
             self._above.buffer_updated(size)
         return (got > 0 and fault is None) or self._goes_on(got, fault)
@@ -266,7 +266,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         try:
             data = self._object.read(_PIECE)
         except ssl.SSLError as error:
-            fault = error
+            fault = error.with_traceback(None)  # as above
         if data:
             self._above.data_received(data)
         return self._goes_on(len(data), fault)

@@ -1,5 +1,6 @@
 """TLS connections that are cut, and TLS to the predictor: whom the agent believes, and what it does about failures."""
 
+import gc
 import logging
 import ssl
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from agent.errors import Outcome
 from agent.net import pool
 from agent.net.drain import Stage
+from agent.net.tls import Tls
 from tests.net.bed import INFER, OK, get, post
 from tests.net.http2_peers import Http2Client
 from tests.net.tls_bed import TlsOpener, is_served
@@ -235,6 +237,32 @@ async def test_a_predictor_that_leaves_in_the_handshake_is_dialled_again(tls_age
     assert (await again.request()).body == b"x"
     await again.send(OK)
     assert (await client.response()).raw == OK
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_no_connection_waits_for_the_collector(
+    tls_agent: TlsOpener, papers: Papers, tmp_path: Path, *, is_known: bool
+) -> None:
+    """Each has tens of kilobytes that Python's collector does not see, and so does not hurry for."""
+    own = papers if is_known else Papers(tmp_path / "own")
+    agent = await tls_agent(TlsPredictor(own.server()).listen(), upstream_ca=papers.ca)
+    gc.collect()
+    gc.disable()
+    try:
+        client = await agent.client()
+        await client.send(post(b"x"))
+        if is_known:
+            predictor = await agent.predictor.accept()
+            await predictor.request()
+            await predictor.send(OK)
+        await client.response()
+        if is_known:
+            predictor.close()
+        await Peer.send(client, b"\x17\x03\x03\x00\x20part")
+        client.close()
+        await eventually(lambda: not any(isinstance(each, Tls) for each in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 async def test_a_handshake_with_the_predictor_has_a_time_out(
