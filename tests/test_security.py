@@ -49,6 +49,12 @@ def test_a_route_says_where_tls_is_spoken(text: str, http1: bool | None, http2: 
     assert route.upstream == text
 
 
+@pytest.mark.parametrize("host", [".test", "a..b", "x" * 64])
+def test_a_host_that_cannot_be_dialled_is_refused(host: str) -> None:
+    (problem,) = problems(route=f"8080=https://{host}:9000")
+    assert host in problem
+
+
 def test_all_is_in_the_clear_unless_told_otherwise() -> None:
     settings = resolved()
     texts = [getattr(settings, knob.name) for knob in KNOBS.values() if knob.flag != "--upstream-verify"]

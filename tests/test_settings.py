@@ -56,8 +56,6 @@ TABLE: dict[str, Texts] = {
             "80=http://127.0.0.1:9000/v2",
             "80=http://u@127.0.0.1:9000",
             "80=http://a..b:9000",
-            "80=https://.predictor:9000",
-            f"80=https://{'x' * 64}:9000",
             "80=http+unix:run/m.sock",
             "80=http+unix:/" + "x" * 107,
         ),

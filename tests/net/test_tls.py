@@ -421,43 +421,6 @@ async def test_a_drain_waits_for_no_handshake(tls_agent: TlsOpener) -> None:
     await client.ended()
 
 
-class Noting:
-    """A memory BIO that notes how much goes through it at once."""
-
-    def __init__(self, inner: ssl.MemoryBIO) -> None:
-        self.most = 0
-        self._inner = inner
-
-    @property
-    def pending(self) -> int:
-        return self._inner.pending
-
-    def write(self, data: memoryview) -> int:
-        self.most = max(self.most, len(data))
-        return self._inner.write(data)
-
-    def read(self) -> bytes:
-        data = self._inner.read()
-        self.most = max(self.most, len(data))
-        return data
-
-
-async def test_large_bodies_leave_no_large_buffers(tls_agent: TlsOpener) -> None:
-    """A memory BIO never shrinks: what goes through at once is what a connection costs from then on."""
-    agent = await tls_agent()
-    client, transport = await agent.narrow_client()
-    layer: Any = transport
-    came, went = layer._incoming, layer._outgoing = Noting(layer._incoming), Noting(layer._outgoing)
-    body = bytes(1 << 20)
-    agent.start(client.send(post(body)))
-    predictor = await agent.predictor.accept()
-    assert (await predictor.request()).body == body
-    agent.start(predictor.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)))
-    assert (await client.response()).body == body
-    assert 16 * 1024 < came.most <= 64 * 1024
-    assert 16 * 1024 < went.most <= 65 * 1024
-
-
 # The admin port
 
 

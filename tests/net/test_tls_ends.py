@@ -1,4 +1,4 @@
-"""TLS connections that are cut, and TLS to the predictor: whom the agent believes, and what it does about failures."""
+"""TLS connections: what is cut, what each holds; and TLS to the predictor: whom the agent believes, and what failures do."""
 
 import gc
 import logging
@@ -119,6 +119,72 @@ async def test_a_broken_record_ends_the_connection(tls_agent: TlsOpener) -> None
     assert (await client.ended()).was_reset
 
 
+# What a connection holds
+
+
+class Noting:
+    """A memory BIO that notes how much goes through it at once."""
+
+    def __init__(self, inner: ssl.MemoryBIO) -> None:
+        self.most = 0
+        self._inner = inner
+
+    @property
+    def pending(self) -> int:
+        return self._inner.pending
+
+    def write(self, data: memoryview) -> int:
+        self.most = max(self.most, len(data))
+        return self._inner.write(data)
+
+    def read(self) -> bytes:
+        data = self._inner.read()
+        self.most = max(self.most, len(data))
+        return data
+
+
+async def test_large_bodies_leave_no_large_buffers(tls_agent: TlsOpener) -> None:
+    """A memory BIO never shrinks: what goes through at once is what a connection costs from then on."""
+    agent = await tls_agent()
+    client, transport = await agent.narrow_client()
+    layer: Any = transport
+    came, went = layer._incoming, layer._outgoing = Noting(layer._incoming), Noting(layer._outgoing)
+    body = bytes(1 << 20)
+    agent.start(client.send(post(body)))
+    predictor = await agent.predictor.accept()
+    assert (await predictor.request()).body == body
+    agent.start(predictor.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)))
+    assert (await client.response()).body == body
+    assert 16 * 1024 < came.most <= 64 * 1024
+    assert 16 * 1024 < went.most <= 65 * 1024
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_no_connection_waits_for_the_collector(
+    tls_agent: TlsOpener, papers: Papers, tmp_path: Path, *, is_known: bool
+) -> None:
+    """Each has tens of kilobytes that Python's collector does not see, and so does not hurry for."""
+    own = papers if is_known else Papers(tmp_path / "own")
+    agent = await tls_agent(TlsPredictor(own.server()).listen(), upstream_ca=papers.ca)
+    gc.collect()
+    gc.disable()
+    try:
+        client = await agent.client()
+        await client.send(post(b"x"))
+        if is_known:
+            predictor = await agent.predictor.accept()
+            await predictor.request()
+            await predictor.send(OK)
+        await client.response()
+        if is_known:
+            predictor.close()
+        await Peer.send(client, b"\x17\x03\x03\x00\x20part")
+        client.close()
+        await eventually(lambda: not any(isinstance(each, Tls) for each in gc.get_objects()))
+    finally:
+        gc.enable()
+
+
 # The predictor's side
 
 
@@ -237,32 +303,6 @@ async def test_a_predictor_that_leaves_in_the_handshake_is_dialled_again(tls_age
     assert (await again.request()).body == b"x"
     await again.send(OK)
     assert (await client.response()).raw == OK
-
-
-@pytest.mark.parametrize("is_known", [True, False])
-async def test_no_connection_waits_for_the_collector(
-    tls_agent: TlsOpener, papers: Papers, tmp_path: Path, *, is_known: bool
-) -> None:
-    """Each has tens of kilobytes that Python's collector does not see, and so does not hurry for."""
-    own = papers if is_known else Papers(tmp_path / "own")
-    agent = await tls_agent(TlsPredictor(own.server()).listen(), upstream_ca=papers.ca)
-    gc.collect()
-    gc.disable()
-    try:
-        client = await agent.client()
-        await client.send(post(b"x"))
-        if is_known:
-            predictor = await agent.predictor.accept()
-            await predictor.request()
-            await predictor.send(OK)
-        await client.response()
-        if is_known:
-            predictor.close()
-        await Peer.send(client, b"\x17\x03\x03\x00\x20part")
-        client.close()
-        await eventually(lambda: not any(isinstance(each, Tls) for each in gc.get_objects()))
-    finally:
-        gc.enable()
 
 
 async def test_a_handshake_with_the_predictor_has_a_time_out(
