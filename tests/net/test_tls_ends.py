@@ -1,4 +1,4 @@
-"""TLS connections: what is cut, what each holds; and TLS to the predictor: whom the agent believes, and what failures do."""
+"""TLS connections: what is cut, and what each holds; the predictor's: whom the agent believes, and what failures do."""
 
 import gc
 import logging
