@@ -7,8 +7,10 @@ between two callbacks.
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import struct
+import termios
 from collections.abc import Callable
 from typing import cast
 
@@ -233,6 +235,21 @@ class ClientConnection(Connection):
     """A client's connection, as the end of the service sees it."""
 
     __slots__ = ()
+
+    @property
+    def untaken(self) -> int:
+        """How many bytes the client has not acknowledged, or 0 as long as the kernel takes all that there is for it.
+
+        The kernel asks for more once a third of its buffer is free, which on a fast link is a megabyte: of a client
+        that takes 10 KB a second it alone would tell nothing for two minutes.
+        """
+        transport, size = self._transport, self.unsent
+        if transport is not None and size:
+            sock = transport.get_extra_info("socket")
+            # The descriptor may be closed before we hear of it.
+            with contextlib.suppress(OSError, ValueError):
+                size += struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+        return size
 
     def announce_end(self) -> None:
         """Tell the client that the service will end, where its protocol can."""

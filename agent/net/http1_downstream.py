@@ -174,7 +174,7 @@ class Http1Downstream(ClientConnection):
     def has_stalled(self, now: float, patience: float) -> bool:
         """Whether the client is the one that is waited for, and for more than `patience` seconds nothing has moved."""
         exchange = self._exchange
-        unsent = self.unsent
+        unsent = self.untaken
         waits = unsent > 0 or (exchange is not None and exchange.lacks_body and not self._paused)
         moved = (unsent, exchange.bytes_in if exchange is not None else 0)
         return self._progress.has_stalled(moved, now, patience, waits=waits)
@@ -184,7 +184,7 @@ class Http1Downstream(ClientConnection):
         exchange = self._exchange
         if exchange is None or not exchange.is_served:
             return False
-        unsent = self.unsent
+        unsent = self.untaken
         waits = unsent > 0 or (exchange.owes_body and not self._paused)
         moved = exchange.bytes_in + self.written - unsent
         return self._pace.is_behind(exchange.began, moved, elapsed, rate, grace, waits=waits)

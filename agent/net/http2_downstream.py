@@ -264,7 +264,7 @@ class Http2Downstream(ClientConnection):
 
     def has_stalled(self, now: float, patience: float) -> bool:
         """Whether for more than `patience` seconds the client has taken none of what is there for it."""
-        unsent = self.unsent
+        unsent = self.untaken
         return self._progress.has_stalled(unsent, now, patience, waits=unsent > 0)
 
     def has_overdue_head(self, now: float, patience: float) -> bool:
@@ -274,7 +274,7 @@ class Http2Downstream(ClientConnection):
 
     def is_behind(self, elapsed: float, rate: int, grace: float) -> bool:
         """Whether the client keeps slots busy by not taking what is there for it; see `Pace.is_behind`."""
-        unsent = self.unsent
+        unsent = self.untaken
         waits = unsent > 0 and any(stream.exchange is not None and stream.exchange.is_served for stream in self.streams)
         return self._pace.is_behind(None, self.written - unsent, elapsed, rate, grace, waits=waits)
 

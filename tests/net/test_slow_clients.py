@@ -132,6 +132,27 @@ async def test_a_slow_but_steady_reader_gets_all_of_its_answer(bed: Opener) -> N
     assert (await client.response()).body == bytes(600_000)
 
 
+async def test_what_the_kernel_still_holds_is_not_taken_yet(bed: Opener) -> None:
+    """It takes a megabyte at once, and then nothing for as long as a slow client needs for that."""
+    agent = await bed(limit="1")
+    client = await agent.client(kernel_buffer=4096)
+    await client.send(post(b"x"))
+    predictor = await agent.predictor.accept()
+    await predictor.request()
+    agent.start(predictor.send(ok(bytes(8_000_000))))
+    [connection] = agent.server.connections
+    await eventually(lambda: connection.unsent)
+    look(agent, 2)
+    for _ in range(20):
+        before = len(client.received)
+        while len(client.received) < before + 10_000:  # 2.5 KB/s
+            await client.more()
+        look(agent, 4)
+    assert not agent.outcomes
+    look(agent, 34)
+    assert agent.outcomes == [Outcome.CLIENT_SLOW]
+
+
 async def test_the_clients_wait_for_others_does_not_count(bed: Opener) -> None:
     """For its turn, for a predictor that does not read, for an answer, and for each of its pieces."""
     agent = await bed(limit="1", deadline="1h")
