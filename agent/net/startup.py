@@ -15,8 +15,9 @@ from agent.values import Address
 
 # Sooner at first: most predictors that are awaited at all are there at once.
 _FIRST_S, _MOST_S = 0.05, 1.0
-# Longer than the start of any status line.
-_ENOUGH = 1024
+# Longer than any interim answer.
+_ENOUGH = 64 * 1024
+_INTERIM, _END_OF_HEAD = b"HTTP/1.1 1", b"\r\n\r\n"
 
 
 class Startup:
@@ -132,9 +133,14 @@ class _Look(asyncio.Protocol):
             self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        self._seen = (self._seen + data)[:_ENOUGH]
+        self._seen += data
+        # Any number of interim answers may come before the one that counts (RFC 9110 section 15.2).
+        while self._seen.startswith(_INTERIM) and _END_OF_HEAD in self._seen:
+            _, _, self._seen = self._seen.partition(_END_OF_HEAD)
         version, _, rest = self._seen.partition(b" ")
-        if len(rest) >= 4:
+        if len(self._seen) > _ENOUGH:
+            self._tell(False)
+        elif len(rest) >= 4 and not self._seen.startswith(_INTERIM):
             self._tell(version.startswith(b"HTTP/1.") and rest[:1] == b"2" and rest[:3].isdigit())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature

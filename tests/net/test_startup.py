@@ -96,6 +96,19 @@ async def test_a_path_has_to_be_answered_with_2xx(bed: Opener) -> None:
     assert agent.predictor.is_left_alone()
 
 
+async def test_interim_answers_come_before_the_one_that_counts(bed: Opener) -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: <%b>\r\n\r\n" % (b"x" * 5000)
+    agent = await bed(ready_when="reachable", ready_path="/ready")
+    for reply in (hints + hints + NOT_READY, b"HTTP/1.1 102 Processing\r\n\r\n", hints + OK):
+        assert agent.server.drain.stage is Stage.STARTING
+        peer = await agent.predictor.accept()
+        await peer.request()
+        for at in range(0, len(reply), 1000):
+            await peer.send(reply[at : at + 1000])
+        peer.half_close()
+    await served(agent)
+
+
 async def test_the_path_is_asked_of_the_http_upstream_alone(h2bed: Http2Opener) -> None:
     other = FakePredictor().listen()
     agent = await h2bed(FakePredictor().listen(), other=other, ready_when="reachable", ready_path="/ready")
