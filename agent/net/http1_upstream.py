@@ -244,7 +244,7 @@ class Http1Pool(Dialler):
         if connection in self.idle:
             self.idle.remove(connection)
 
-    def doubt(self) -> None:
+    def doubt(self, *, briefly: bool = False) -> None:
         """Give the idle connections up, too.
 
         The ends of the idle ones may arrive in the same turn of the loop, but after this one; and a process that is
@@ -252,7 +252,7 @@ class Http1Pool(Dialler):
         """
         while self.idle:
             self.idle.popleft().close()
-        super().doubt()
+        super().doubt(briefly=briefly)
 
     def drop_idle(self, now: float) -> None:
         """Close the connections that have been idle for too long."""

@@ -298,7 +298,7 @@ class Http2Pool(Dialler):
         """A connection has ended."""
         self.connections.discard(connection)
 
-    def doubt(self) -> None:
+    def doubt(self, *, briefly: bool = False) -> None:
         """Send nothing more on any of the connections.
 
         On a busy machine a process that is killed closes them many milliseconds apart, and what is sent to one that is
@@ -306,7 +306,7 @@ class Http2Pool(Dialler):
         """
         for connection in list(self._open):
             connection.retire()
-        super().doubt()
+        super().doubt(briefly=briefly)
 
     def drop_idle(self, now: float) -> None:
         """Nothing to do: servers keep HTTP/2 connections, and announce their end with GOAWAY."""

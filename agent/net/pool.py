@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,12 @@ CONNECT_TIMEOUT_S = 5.0
 # While the predictor refuses connections, one dial at a time: first soon, for a restart may be nearly over, then rarer.
 FIRST_BACKOFF_S = 0.01
 MAX_BACKOFF_S = 0.25
+# A process that dies has closed all its connections within this time. One that goes on breaking them and refuses none
+# is alive: until `AGAIN_S` have passed its other ports pause only briefly, or requests that make one break would halve
+# what the others do.
+DYING_S = 0.1
+AGAIN_S = 1.0
+BRIEF_S = 0.003
 
 
 class Dialler:
@@ -30,6 +37,7 @@ class Dialler:
     __slots__ = (
         "_backoff",
         "_dialling",
+        "_doubted",
         "_loop",
         "_redial",
         "_secure",
@@ -62,6 +70,7 @@ class Dialler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._redial: asyncio.TimerHandle | None = None
         self._backoff = FIRST_BACKOFF_S
+        self._doubted = -inf
 
     # What a pool does about it
 
@@ -100,13 +109,16 @@ class Dialler:
 
         One port's end may be seen a moment before another's, and what waits must not go there in between.
         """
+        now = monotonic()
+        if now - self._doubted >= AGAIN_S:
+            self._doubted = now
         self.doubt()
         for pool in self.siblings:
-            pool.doubt()
+            pool.doubt(briefly=now - self._doubted >= DYING_S)
 
-    def doubt(self) -> None:
+    def doubt(self, *, briefly: bool = False) -> None:
         """Send nobody there for a moment."""
-        self._put_off()
+        self._put_off(BRIEF_S if briefly else self._backoff)
 
     def stop_dialling(self) -> None:
         """Give up what is under way, and whoever waits."""
@@ -134,10 +146,10 @@ class Dialler:
         exchange, _ = self.waiting.popitem(last=False)
         return exchange
 
-    def _put_off(self) -> None:
+    def _put_off(self, seconds: float) -> None:
         """Dial for those who wait after a while, and for nobody before."""
         if self._redial is None:
-            self._redial = self._loop.call_later(self._backoff, self._try_again)
+            self._redial = self._loop.call_later(seconds, self._try_again)
 
     def _dial(self) -> None:
         # A task a connection, not a request: connections live for thousands of requests.
@@ -180,9 +192,10 @@ class Dialler:
             self._failed(lambda exchange: exchange.on_refused_connection(now))
 
     def _failed(self, tell: Callable[["Exchange"], None]) -> None:
+        self._doubted = -inf
         # First of all, so that what is dispatched in place of a refused exchange does not dial at once.
         if self._redial is None:
-            self._put_off()
+            self._put_off(self._backoff)
             self._backoff = min(self._backoff * 2, MAX_BACKOFF_S)
         for exchange in list(self.waiting):
             tell(exchange)

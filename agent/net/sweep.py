@@ -23,8 +23,8 @@ _NAMING_S = 1.0
 class Sweeper:
     """Ends connections and exchanges that are overdue.
 
-    A look at 10,000 connections takes about four milliseconds; keeping them in order of their deadlines instead would
-    cost every request a move.
+    A look at 10,000 connections takes about four milliseconds, of HTTP/2 fourteen; keeping them in order of their
+    deadlines instead would cost every request a move.
     """
 
     __slots__ = ("_gate", "_handle", "_loop", "_pools", "_settings", "_swept", "_tick")

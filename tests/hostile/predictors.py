@@ -95,7 +95,7 @@ async def unasked(site: Site) -> None:
 async def banner(site: Site) -> None:
     """Who speaks before being asked does not answer a request with it."""
     for pool in site.bed.server.pools:
-        pool.distrust()  # so that the next request dials
+        pool.doubt()  # so that the next request dials
     site.recorder.first = b"220 ready\r\n\r\n"
     site.recorder.answer = lambda tape, request, stream: None
     await asyncio.sleep(0.02)  # dials are put off for 10 ms
