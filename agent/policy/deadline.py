@@ -17,6 +17,7 @@ room, in the order in which they are served; at the lane it is the lane's own.
 """
 
 from collections.abc import Mapping, Sequence
+from math import inf
 
 from agent.errors import Outcome
 from agent.policy import arrival
@@ -96,19 +97,19 @@ class DeadlineAdmission(LineAdmission):
         assert ticket.state is NEW, "a ticket is offered once"
         lane = ticket.lane
         slo = ticket.bound
-        if self.hold_until:
-            slo = max(slo, self.hold_until - now)
         if patience is not None and patience < slo:
             slo = patience
+        total, drain, limit, inflight = self.total, lane.drain, self.limit, self.inflight
+        total.arrive(now, slo)
+        if drain is not None:
+            drain.arrive(now, slo)
+        if self.hold_until:  # of which `arrive` need not know: a search lets answers take half of what it is told
+            slo = min(max(ticket.bound, self.hold_until - now), inf if patience is None else patience)
         ticket.patience = slo
         ticket.deadline = now + slo
         ticket.streams = streams
         if cost != 1.0:
             ticket.cost = min(_MAX_COST, max(_MIN_COST, cost))
-        total, drain, limit, inflight = self.total, lane.drain, self.limit, self.inflight
-        total.arrive(now, slo)
-        if drain is not None:
-            drain.arrive(now, slo)
         if (limit is None or inflight < limit) and not lane.waiting.count and (drain is None or lane.has_room):
             total.idle_at = now
             if drain is not None:

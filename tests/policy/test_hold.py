@@ -85,3 +85,13 @@ def test_service_begins_when_the_predictor_is_there() -> None:
     gate.reached(ticket, 50.0)
     gate.finish(ticket, 50.5)
     assert (gate.total.hold, gate.lane_of("m").unary.slowest) == (0.5, 0.5)
+
+
+def test_nor_is_the_wait_for_it_taken_for_the_usual_patience() -> None:
+    """A search lets answers take half of that."""
+    gate = admission("deadline", model_limits={"m": 1})
+    gate.hold_until = 600.0
+    for second in range(5):
+        offer(gate, float(second))
+    offer(gate, 5.0, 3.0)
+    assert all(9.0 < flow.patience <= PATIENCE for flow in (gate.total, gate.lane_of("m").drain))
