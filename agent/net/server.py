@@ -149,7 +149,8 @@ class Server:
             limit=self.admission.limit,
             queue=self.settings.queue,
         )
-        self.startup.begin(looks=self.drain.stage is Stage.STARTING or self.admission.hold_until > 0.0)
+        is_awaited = self.gate.holds or self.admission.hold_until > 0.0
+        self.startup.begin(looks=is_awaited or self.drain.stage is Stage.STARTING)
         self.secure.warn()
 
     async def stop(self) -> None:

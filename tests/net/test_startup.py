@@ -8,6 +8,7 @@ import pytest
 from agent.errors import Outcome
 from agent.net.drain import Stage
 from agent.net.pool import Dialler
+from agent.net.server import Server
 from tests.net.bed import OK, Bed, Opener, get, post
 from tests.net.http2_bed import Http2Opener
 from tests.net.http2_peers import grpc_head, infer
@@ -184,6 +185,20 @@ async def test_an_end_that_has_begun_is_not_undone(bed: Opener) -> None:
     assert task is not None
     await eventually(task.done)
     assert agent.server.drain.stage is Stage.DRAINING
+    agent.server.drain.begin(hurry=True)
+    await agent.server.drain.wait()
+
+
+async def test_one_that_ends_before_it_has_started_serves_what_comes(
+    bed: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "_tick", lambda server: server.drain.begin())
+    agent = await bed(ready_when="reachable", ready_path="/ready", drain_delay="1h")
+    assert agent.server.drain.stage is Stage.DRAINING
+    async with agent.predictor.serve(answer):
+        client = await agent.client()
+        await client.send(post(b"x"))
+        assert (await client.response()).status == 200
     agent.server.drain.begin(hurry=True)
     await agent.server.drain.wait()
 
