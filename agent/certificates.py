@@ -1,68 +1,19 @@
-"""Certificate files: the contexts that they make, what is wrong with them, and whether they have been replaced."""
+"""Certificate files: the contexts that they make, and what is wrong with them."""
 
 import calendar
 import re
 import ssl
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Generic, TypeVar
+from collections.abc import Sequence
 
 from agent.errors import CertificateError
+from agent.files import contents
 
 # RFC 9325 section 4.2: forward secrecy and AEAD. TLS 1.3 has nothing else.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 # ASN.1: the tag of the optional version, and of the older of the two forms of a time.
 _VERSION, _UTC_TIME = 0xA0, 0x17
-
-Made = TypeVar("Made")
-
-
-class Watched(Generic[Made]):
-    """What is made of some files, made again when they have been replaced.
-
-    `make` raises CertificateError where they are not whole. `made` is what was last made of them.
-    """
-
-    def __init__(self, paths: Sequence[str], make: Callable[[], Made]) -> None:
-        self._paths = [Path(path) for path in paths if path]
-        self._make = make
-        self._seen = self._stamps()
-        self._refused: list[tuple[int, int, int]] | None = None
-        self.made = make()
-
-    def refresh(self) -> bool:
-        """Look at the files. Returns whether they hold something new, which is in `made` from now on.
-
-        Raises CertificateError, once for each state of the files, when they do and it is not whole. What was made
-        before stays, and the next call tries again.
-        """
-        stamps = self._stamps()
-        if stamps == self._seen:
-            return False
-        try:
-            made = self._make()
-        except CertificateError:
-            if stamps == self._refused:
-                return False
-            self._refused = stamps
-            raise
-        self.made = made
-        # Of before they were read: what has been written since is found by the next look.
-        self._seen, self._refused = stamps, None
-        return True
-
-    def _stamps(self) -> list[tuple[int, int, int]]:
-        """Differ when the files do. A mounted Secret changes by a symbolic link that points elsewhere."""
-        found = []
-        for path in self._paths:
-            try:
-                state = path.stat()
-                found.append((state.st_mtime_ns, state.st_ino, state.st_size))
-            except (OSError, ValueError):
-                found.append((0, 0, 0))
-        return found
 
 
 def server_context(
@@ -183,7 +134,4 @@ def _load_roots(context: ssl.SSLContext, roots: str) -> None:
 
 def _text(path: str) -> str:
     """A file's text. Raises CertificateError; OpenSSL's own error would not name the file."""
-    try:
-        return Path(path).read_bytes().decode("ascii", "ignore")
-    except (OSError, ValueError) as error:
-        raise CertificateError(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from None
+    return contents(path).decode("ascii", "ignore")

@@ -109,5 +109,5 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class CertificateError(Exception):
+class CertificateError(ValueError):
     """Files of certificates, keys or tokens are not what they should be; the message names them."""

@@ -6,10 +6,11 @@ They belong to `headgate serve`; see agent.settings.
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from agent import values
+from agent.errors import CertificateError
+from agent.files import contents
 from agent.knobs import knob
 
 _KINDS = {"DNS": "DNS", "URI": "URI", "IP": "IP Address", "email": "email"}
@@ -143,19 +144,16 @@ def contradictions(given: Mapping[str, Any], *, look: bool) -> list[str]:
     if path:
         try:
             token(path)
-        except ValueError as error:
+        except CertificateError as error:
             problems.append(f"--admin-token-file {error}")
     return problems
 
 
 def token(path: str) -> bytes:
-    """The token in a file. Raises ValueError, naming the file, where there is none."""
-    try:
-        found = Path(path).read_bytes().strip()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from None
+    """The token in a file. Raises CertificateError, naming the file, where there is none."""
+    found = contents(path).strip()
     if not found or any(not 0x20 < byte < 0x7F for byte in found):
-        raise ValueError(f"{path} holds no token: one line of printable characters without spaces")
+        raise CertificateError(f"{path} holds no token: one line of printable characters without spaces")
     return found
 
 

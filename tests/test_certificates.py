@@ -9,8 +9,9 @@ import pytest
 import trustme
 from cryptography import x509
 
-from agent.certificates import Watched, client_context, not_after, server_context, unfit
+from agent.certificates import client_context, not_after, server_context, unfit
 from agent.errors import CertificateError
+from agent.files import Watched
 from tests.tls import NAME, Papers
 
 

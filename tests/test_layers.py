@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STDLIB = sys.stdlib_module_names
 
-LAYERS = {f"agent.{name}" for name in ("errors", "values", "certificates", "security", "settings", "logs")}
+LAYERS = {f"agent.{name}" for name in ("errors", "values", "files", "certificates", "security", "settings", "logs")}
 LAYERS |= {"agent.wire", "agent.policy", "agent.observe"}
 LAYERS |= {"agent.scale.demand", "agent.scale.orca", "agent.scale.page", "agent.scale.stat"}
 
@@ -22,8 +22,9 @@ ALLOWED: dict[str, set[str]] = {
     "agent.values": set(),
     "agent.logs": set(),
     "agent.knobs": set(),
-    "agent.certificates": {"agent.errors"},
-    "agent.security": {"agent.certificates", "agent.knobs", "agent.values"},
+    "agent.files": {"agent.errors"},
+    "agent.certificates": {"agent.errors", "agent.files"},
+    "agent.security": {"agent.certificates", "agent.errors", "agent.files", "agent.knobs", "agent.values"},
     "agent.__main__": {"agent.cli"},
     "agent.cli": {
         "agent",
@@ -65,8 +66,17 @@ ALLOWED: dict[str, set[str]] = {
     "agent.scale.orca": {"agent.scale.page"},
     "agent.scale.stat": {"agent.scale.demand"},
     "agent.scale.trigger": {"agent.scale.demand", "agent.scale.page", "agent.values"},
-    "agent.scale.access": {"agent.certificates", "agent.errors", "agent.logs", "agent.security"},
-    "agent.scale": {"agent", "agent.certificates", "agent.errors", "agent.logs", "aiohttp", "grpc", "protos"},
+    "agent.scale.access": {"agent.certificates", "agent.errors", "agent.files", "agent.logs", "agent.security"},
+    "agent.scale": {
+        "agent",
+        "agent.certificates",
+        "agent.errors",
+        "agent.files",
+        "agent.logs",
+        "aiohttp",
+        "grpc",
+        "protos",
+    },
     "agent.net.server": {"agent", "agent.net", "agent.admin", "agent.scale.knative", *LAYERS},
     "agent.net": LAYERS,
     "agent.admin": {"agent", "agent.net", "aiohttp", "grpc", "protos", *LAYERS},
@@ -75,6 +85,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent",
         "agent.certificates",
         "agent.errors",
+        "agent.files",
         "agent.knobs",
         "agent.logs",
         "agent.settings",

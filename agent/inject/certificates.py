@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from agent.certificates import Watched, not_after, server_context
+from agent.certificates import not_after, server_context
+from agent.files import Watched
 
 # Nothing renews a self-made certificate, and one that has expired means that pods silently get no agent. So it lives
 # long, its key serves nothing else, and /metrics tells when it ends.

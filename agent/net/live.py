@@ -1,13 +1,13 @@
 """Settings that change while requests are served: read again on SIGHUP, and when their file has changed."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from agent import logs
 from agent.errors import SettingsError
+from agent.files import stamp
 from agent.policy.admission import Admission, Terms
 from agent.policy.deadline import DeadlineAdmission
 from agent.policy.fifo import FifoAdmission
@@ -69,7 +69,7 @@ class LiveSettings:
         self._server = server
         self._resolve = resolve
         self._loop = asyncio.get_running_loop()
-        self._seen = self._stamp()
+        self._seen = stamp(server.settings.live_settings)
         self._timer: asyncio.TimerHandle | None = None
         if server.settings.live_settings:
             self._timer = self._loop.call_later(_LOOK_S, self._look)
@@ -82,7 +82,7 @@ class LiveSettings:
     def reload(self) -> None:
         """Take what has changed over. What is not accepted is logged, and all stays as it was."""
         server, before = self._server, self._server.settings
-        self._seen = self._stamp()
+        self._seen = stamp(server.settings.live_settings)
         try:
             settings = self._resolve()
         except SettingsError as error:
@@ -98,13 +98,5 @@ class LiveSettings:
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(_LOOK_S, self._look)
-        if self._stamp() != self._seen:
+        if stamp(self._server.settings.live_settings) != self._seen:
             self.reload()
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        """Differs when the file does. A mounted ConfigMap changes by a symbolic link that points elsewhere."""
-        try:
-            found = os.stat(self._server.settings.live_settings)  # noqa: PTH116 - "" is no path
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from agent import logs
-from agent.certificates import Watched, client_context, not_after, server_context
+from agent.certificates import client_context, not_after, server_context
 from agent.errors import CertificateError
+from agent.files import Watched
 from agent.net.clear import HTTP1, HTTP2, Clear
 from agent.net.handshakes import Dialled, Handshakes, Rarely
 from agent.net.tls import Tls
@@ -53,7 +54,7 @@ class Secure(Clear):
         if s.admin_tls_cert:
             self._admin = Watched([s.admin_tls_cert, s.admin_tls_key, s.admin_tls_client_ca], self._make_admin)
         self._upstream: Watched[Made] | None = None
-        self._token = Watched([s.admin_token_file], self._read_token) if s.admin_token_file else None
+        self._token = Watched([s.admin_token_file], lambda: token(s.admin_token_file)) if s.admin_token_file else None
 
     @property
     def token(self) -> bytes | None:
@@ -186,9 +187,3 @@ class Secure(Clear):
             for alpn in (HTTP1, HTTP2)
         }
         return Made(contexts, not_after(s.upstream_cert) if s.upstream_cert else None)
-
-    def _read_token(self) -> bytes:
-        try:
-            return token(self._settings.admin_token_file)
-        except ValueError as error:
-            raise CertificateError(str(error)) from None

@@ -127,12 +127,11 @@ class Sweeper:
         elif not connection.has_settings:
             if waited > settings.head_timeout:
                 connection.close()
-        elif not connection.streams:
-            if waited > settings.idle_timeout:
-                connection.close()
-        else:
-            for stream in connection.streams:
+        elif streams := connection.streams:
+            for stream in streams:
                 self._look_at_stream(stream, now, counted)
+        elif waited > settings.idle_timeout:
+            connection.close()
 
     def _look_at_stream(self, stream: Inbound, now: float, counted: float) -> None:
         exchange = stream.exchange

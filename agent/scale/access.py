@@ -3,8 +3,9 @@
 from typing import Any
 
 from agent import logs
-from agent.certificates import Watched, client_context
+from agent.certificates import client_context
 from agent.errors import CertificateError
+from agent.files import Watched
 from agent.security import token
 
 
@@ -18,7 +19,7 @@ class Access:
         self.scheme = "https" if ca else "http"
         self._name = name
         self._context = Watched([ca], lambda: client_context(ca, alpn=["http/1.1"])) if ca else None
-        self._token = Watched([token_file], lambda: _token(token_file)) if token_file else None
+        self._token = Watched([token_file], lambda: token(token_file).decode()) if token_file else None
 
     def options(self) -> dict[str, Any]:
         """Arguments of a request of aiohttp's."""
@@ -39,10 +40,3 @@ class Access:
                     logs.event("access to agents exchanged")
             except CertificateError as error:
                 logs.event("files kept", level=30, reason=str(error))
-
-
-def _token(path: str) -> str:
-    try:
-        return token(path).decode()
-    except ValueError as error:
-        raise CertificateError(str(error)) from None

@@ -5,7 +5,6 @@ import signal
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,8 +12,9 @@ import grpc
 from grpc import StatusCode
 
 from agent import __version__, logs
-from agent.certificates import Watched, server_context
+from agent.certificates import server_context
 from agent.errors import CertificateError
+from agent.files import Watched, contents
 from agent.scale import trigger as triggers
 from agent.scale.access import Access
 from agent.scale.discovery import Discovery, in_cluster
@@ -195,11 +195,8 @@ class _Certificates:
         settings = self._settings
         # gRPC itself would find out with the first client, and tell nobody.
         server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-        try:
-            roots = Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
-            return Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes(), roots
-        except OSError as error:
-            raise CertificateError(str(error)) from None
+        roots = contents(settings.tls_client_ca) if settings.tls_client_ca else None
+        return contents(settings.tls_key), contents(settings.tls_cert), roots
 
 
 def _configuration(files: tuple[bytes, bytes, bytes | None]) -> Any:

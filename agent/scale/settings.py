@@ -7,7 +7,7 @@ from typing import Any
 
 from agent import values
 from agent.certificates import unfit
-from agent.errors import SettingsError
+from agent.errors import CertificateError, SettingsError
 from agent.knobs import gather, knob
 from agent.security import server_name, token
 from agent.values import Listen
@@ -110,7 +110,7 @@ def _unfit_for_agents(given: Mapping[str, Any]) -> list[str]:
     if file:
         try:
             token(file)
-        except ValueError as error:
+        except CertificateError as error:
             problems.append(f"--agent-token-file {error}")
     # Whoever writes a ScaledObject says who is asked: the token is for those alone who can prove who they are.
     needing = {"--agent-token-file": file, "--agent-server-name": given.get("agent_server_name")}

@@ -69,14 +69,12 @@ class ServerHttp1(Http1):
             data, self.held = self.held, bytearray()
             self.feed(memoryview(bytes(data)))
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> int:
         if self._parser is None:
             self._head = RequestHead()
             self._parser = HttpRequestParser(self._head)
         self._parser.feed_data(data)
-
-    def _field_count(self) -> int:
-        return 0 if self._parser is None else len(self._head.fields)
+        return len(self._head.fields)
 
     def _on_surplus(self, data: memoryview) -> None:
         self.held += data
@@ -170,14 +168,12 @@ class ClientHttp1(Http1):
         elif self.state is HEAD or self.state is LENGTH or self.state is CHUNKED:
             self._fail(Outcome.UPSTREAM_CLOSED, "connection ended inside a response")
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> int:
         if self._parser is None:
             self._head = ResponseHead()
             self._parser = HttpResponseParser(self._head)
         self._parser.feed_data(data)
-
-    def _field_count(self) -> int:
-        return 0 if self._parser is None else len(self._head.fields)
+        return len(self._head.fields)
 
     def _on_surplus(self, data: memoryview) -> None:  # noqa: ARG002 - the server's side keeps it
         self._fail(Outcome.UPSTREAM_INVALID, "bytes that answer no request")

@@ -159,8 +159,8 @@ class Http1:
 
     # What the two sides do differently
 
-    def _parse(self, data: bytes) -> None:
-        """Give the current head's parser more bytes. Raises HttpParserError."""
+    def _parse(self, data: bytes) -> int:
+        """Give the current head's parser more bytes. Returns how many fields have come. Raises HttpParserError."""
         raise NotImplementedError
 
     def _on_known_head(self, raw: bytes, rest: memoryview) -> bool:
@@ -169,10 +169,6 @@ class Http1:
 
     def _on_parsed(self, raw: bytes, rest: memoryview) -> None:
         """The head `raw` is complete and the parser has it; `rest` follows it."""
-        raise NotImplementedError
-
-    def _field_count(self) -> int:
-        """How many fields of the current head have come."""
         raise NotImplementedError
 
     def _on_surplus(self, data: memoryview) -> None:
@@ -245,8 +241,9 @@ class Http1:
         used = end + 4 - seen if end >= 0 else len(data)
         fitting = min(used, self._limits.head - seen)
         piece = data[:fitting]
+        count = 0
         try:
-            self._parse(piece)
+            count = self._parse(piece)
         except HttpParserUpgrade:
             pass  # what follows the head is ours to decide
         except HttpParserError as error:
@@ -257,7 +254,7 @@ class Http1:
             return _EMPTY
         if end < 0:
             # Parsed, a field of four bytes takes a hundred; the head's end is not waited for.
-            if self._field_count() > self._limits.fields:
+            if count > self._limits.fields:
                 self._fail(self._too_large(), "too many header fields")
             elif not seen:
                 self._partial = bytearray(piece)
