@@ -110,18 +110,20 @@ class Peer:
         """Whatever comes next, as one read. Raises IncompleteError at the end of the connection."""
         if self._end is not None:
             raise self._end
-        data = b""
-        was_reset = False
-        async with asyncio.timeout(PATIENCE_S):
-            try:
-                data = await asyncio.get_running_loop().sock_recv(self.sock, _READ)
-            except ConnectionError:
-                was_reset = True
+        data, was_reset = await self._receive()
         if not data:
             self._end = IncompleteError(bytes(self.received[self.taken :]), was_reset=was_reset)
             raise self._end
         self.received += data
         return data
+
+    async def _receive(self) -> tuple[bytes, bool]:
+        """What one read brings, nothing at the end of the connection; and whether that was reset."""
+        async with asyncio.timeout(PATIENCE_S):
+            try:
+                return await asyncio.get_running_loop().sock_recv(self.sock, _READ), False
+            except ConnectionError:
+                return b"", True
 
     async def exactly(self, size: int) -> bytes:
         """The next `size` bytes."""

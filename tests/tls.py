@@ -15,23 +15,21 @@ from typing import Self
 
 import trustme
 
+from tests.mounted import Mounted
 from tests.sockets import _READ, PATIENCE_S, FakePredictor, IncompleteError, Peer, dial, eventually
 
 NAME = "predictor.test"
 
 
-class Papers:
+class Papers(Mounted):
     """An authority, and a certificate of it with its key in a directory like a mounted Secret's."""
 
     def __init__(self, directory: Path, *names: str) -> None:
-        self.directory = directory
+        held = ("tls.crt", "tls.key", "ca.crt")
+        super().__init__(directory, held)
         self._names = names or ("127.0.0.1", NAME)
-        self._made = 0
         self.authority = trustme.CA()
-        directory.mkdir(exist_ok=True, parents=True)
-        self.cert, self.key, self.ca = (str(directory / name) for name in ("tls.crt", "tls.key", "ca.crt"))
-        for name in ("tls.crt", "tls.key", "ca.crt"):
-            (directory / name).symlink_to(Path("..data") / name)
+        self.cert, self.key, self.ca = (str(directory / name) for name in held)
         self.renew()
 
     def renew(self, authority: trustme.CA | None = None) -> None:
@@ -44,17 +42,6 @@ class Papers:
             "ca.crt": self.authority.cert_pem.bytes(),
         }
         self.write(self.files)
-
-    def write(self, files: dict[str, bytes]) -> None:
-        """Exchange the files as the kubelet does: `..data` points elsewhere from now on."""
-        self._made += 1
-        folder = self.directory / f"..{self._made}"
-        folder.mkdir()
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
-        link = self.directory / "..new"
-        link.symlink_to(folder.name)
-        link.replace(self.directory / "..data")
 
     def server(self, *alpn: str) -> ssl.SSLContext:
         """What a server with this certificate uses."""
@@ -219,13 +206,7 @@ class TlsPeer(Peer):
             await super().send(data)
 
     async def _pull(self) -> None:
-        data = b""
-        was_reset = False
-        async with asyncio.timeout(PATIENCE_S):
-            try:
-                data = await asyncio.get_running_loop().sock_recv(self.sock, _READ)
-            except ConnectionError:
-                was_reset = True
+        data, was_reset = await self._receive()
         if not data:
             raise IncompleteError(b"", was_reset=was_reset)
         self._incoming.write(data)

@@ -4,13 +4,17 @@ The first byte of an input says what follows. Bit 0: frames in records (kind, fl
 mutation leaves whole, else a connection's bytes as they are. Bit 1: the peer's SETTINGS are not put in front.
 """
 
+import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import h2.events
 
 from agent.wire.frames import DEFAULT_WINDOW, HEADER_SIZE, MAX_FRAME
+from tests.fuzz.bounds import bounded, reads
 from tests.wire import frames_by_hand as by_hand
+from tests.wire.feeding import cut
 from tests.wire.recording import Event, Owner
 
 _RECORD = 5
@@ -57,6 +61,26 @@ def loosened(data: bytes) -> Iterator[bytes]:
             return
         records.append(bytes([kind, flags, number]) + len(payload).to_bytes(2, "big") + payload)
     yield b"".join(records)
+
+
+_Owner = TypeVar("_Owner", bound=Owner)
+
+
+def check(data: bytes, make: Callable[[], _Owner], judge: Callable[[_Owner, list[Event]], None]) -> None:
+    """One input for a machine of `make`, at once and in other reads; `judge` sees what the machine would send on."""
+    data = read(data)
+    owner = make()
+    with bounded(len(data)):
+        owner.feed(data)
+    events = check_books(owner, data)
+    judge(owner, events)
+    generator = random.Random(data)
+    for _ in range(reads(data)):
+        pieces = cut(data, [generator.randint(0, len(data)) for _ in range(generator.randint(1, 4))])
+        again = make()
+        again.feed(*pieces)
+        assert check_books(again, data) == events, [*map(len, pieces)]
+    check_end(owner, data)
 
 
 def check_books(owner: Owner, data: bytes) -> list[Event]:

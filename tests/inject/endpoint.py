@@ -16,6 +16,7 @@ import yaml
 
 from agent.inject.certificates import Certificates, self_made
 from agent.inject.webhook import Webhook
+from tests.mounted import Mounted
 from tests.sockets import PATIENCE_S
 
 from .goldens import NATIVE
@@ -24,34 +25,21 @@ NAMESPACE, SERVICE = "headgate-system", "headgate-webhook"
 HOST = f"{SERVICE}.{NAMESPACE}.svc"
 
 
-class Pair:
+class Pair(Mounted):
     """A self-made certificate in files, as a Secret is mounted: `..data` is exchanged as a whole."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.cert, self.key = str(directory / "tls.crt"), str(directory / "tls.key")
-        self._made = 0
+        held = ("tls.crt", "tls.key")
+        super().__init__(directory, held)
+        self.cert, self.key = (str(directory / name) for name in held)
         self.files: dict[str, bytes] = {}
         self.renew()
-        for name in ("tls.crt", "tls.key"):
-            (directory / name).symlink_to(Path("..data") / name)
 
     def renew(self) -> None:
         """Another certificate, of another root."""
         secret = yaml.safe_load(self_made(NAMESPACE, SERVICE, datetime.datetime.now(datetime.UTC)))
         self.files = {name: base64.b64decode(value) for name, value in secret["data"].items()}
         self.write(self.files)
-
-    def write(self, files: dict[str, bytes]) -> None:
-        """Exchange the files as the kubelet does."""
-        self._made += 1
-        folder = self.directory / f"..{self._made}"
-        folder.mkdir()
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
-        link = self.directory / "..new"
-        link.symlink_to(folder.name)
-        link.replace(self.directory / "..data")
 
     def client(self) -> ssl.SSLContext:
         """What a client that knows this root uses."""

@@ -1,16 +1,16 @@
 """Clients over gRPC: connections with many callers each, who behave as their calls' plans say."""
 
 import asyncio
-import socket
 from dataclasses import dataclass, field
 
 from hpack import Decoder
 
 from tests.bench import h2frames as h2
 from tests.bench.h2connection import Connection
+from tests.soak.client import Client
 from tests.soak.grpc_predictor import framed
 from tests.soak.ledger import Ledger
-from tests.soak.plan import CUT, HUNG, LEFT, PAD, SERVED, UNSERVED, WRONG, Conduct, Deed, Dice, Plan, answer, expected
+from tests.soak.plan import CUT, HUNG, LEFT, PAD, SERVED, UNSERVED, WRONG, Conduct, Deed, Plan, answer, expected
 
 PATIENCE_S = 30.0
 CALLERS = 14
@@ -119,14 +119,11 @@ class GrpcConnection(Connection):
         self.calls.pop(stream).end()
 
 
-class GrpcClient:
+class GrpcClient(Client[GrpcConnection]):
     """Calls until the ledger has enough, on one connection after the other."""
 
     def __init__(self, address: tuple[str, int], ledger: Ledger, seed: int) -> None:
-        self._address = address
-        self._ledger = ledger
-        self._dice = Dice(seed, grpc=True)
-        self._rng = self._dice.rng
+        super().__init__(address, ledger, seed, grpc=True)
 
     async def run(self, most: int = 1 << 62, callers: int = CALLERS) -> None:
         """Make calls, each caller `most` at the most."""
@@ -140,25 +137,10 @@ class GrpcClient:
             if most < 1 << 62:
                 break
 
-    async def dial(self, *, kernel_buffer: int = 0) -> GrpcConnection:
-        """A new connection, on which the kernel holds so many bytes that are not read."""
-        loop = asyncio.get_running_loop()
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        sock.setblocking(False)
-        if kernel_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kernel_buffer)
-        await loop.sock_connect(sock, self._address)
-        _, connection = await loop.create_connection(lambda: GrpcConnection(self._ledger), sock=sock)
-        return connection
-
-    async def one(self, plan: Plan) -> None:
-        """One call on a connection of its own."""
-        connection = await self.dial()
-        await self.ask(connection, plan)
-        self.leave(connection)
+    def make(self) -> GrpcConnection:
+        return GrpcConnection(self._ledger)
 
     def leave(self, connection: GrpcConnection) -> None:
-        """End it."""
         connection.drop()
 
     async def _keep_calling(self, connection: GrpcConnection, most: int) -> None:

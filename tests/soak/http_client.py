@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from tests.soak.body import Body, chunk, field
+from tests.soak.client import Client
 from tests.soak.ledger import Ledger
 from tests.soak.plan import (
     CUT,
@@ -17,7 +18,6 @@ from tests.soak.plan import (
     WRONG,
     Conduct,
     Deed,
-    Dice,
     Plan,
     answer,
     content,
@@ -146,14 +146,11 @@ class HttpConnection(asyncio.Protocol):
             self.transport.abort()
 
 
-class HttpClient:
+class HttpClient(Client[HttpConnection]):
     """Asks until the ledger has enough, on one connection after the other."""
 
     def __init__(self, address: tuple[str, int], ledger: Ledger, seed: int) -> None:
-        self._address = address
-        self._ledger = ledger
-        self._dice = Dice(seed, grpc=False)
-        self._rng = self._dice.rng
+        super().__init__(address, ledger, seed, grpc=False)
 
     async def run(self, most: int = 1 << 62) -> None:
         """Make requests, `most` at the most."""
@@ -176,25 +173,10 @@ class HttpClient:
                     break
             connection.reset()
 
-    async def dial(self, *, kernel_buffer: int = 0) -> HttpConnection:
-        """A new connection, on which the kernel holds so many bytes that are not read."""
-        loop = asyncio.get_running_loop()
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        sock.setblocking(False)
-        if kernel_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kernel_buffer)
-        await loop.sock_connect(sock, self._address)
-        _, connection = await loop.create_connection(HttpConnection, sock=sock)
-        return connection
-
-    async def one(self, plan: Plan) -> None:
-        """One plain request on a connection of its own."""
-        connection = await self.dial()
-        await self.ask(connection, plan)
-        self.leave(connection)
+    def make(self) -> HttpConnection:
+        return HttpConnection()
 
     def leave(self, connection: HttpConnection) -> None:
-        """End it."""
         connection.reset()
 
     async def ask(self, connection: HttpConnection, plan: Plan) -> None:

@@ -1,6 +1,5 @@
 """A predictor's bytes on an HTTP/2 connection with four requests under way, one of them a HEAD."""
 
-import random
 from collections.abc import Iterator
 
 import h2.config
@@ -8,9 +7,8 @@ import h2.connection
 import h2.events
 
 from tests.fuzz import frames
-from tests.fuzz.bounds import bounded, large, reads
+from tests.fuzz.bounds import large
 from tests.wire import frames_by_hand as by_hand
-from tests.wire.feeding import cut
 from tests.wire.recording import Client, Event
 from tests.wire.test_http2_random import SEEDS
 
@@ -28,19 +26,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def check(data: bytes) -> None:
-    data = frames.read(data)
-    owner = _client()
-    with bounded(len(data)):
-        owner.feed(data)
-    events = frames.check_books(owner, data)
-    _check_forwarded(owner, events)
-    generator = random.Random(data)
-    for _ in range(reads(data)):
-        pieces = cut(data, [generator.randint(0, len(data)) for _ in range(generator.randint(1, 4))])
-        again = _client()
-        again.feed(*pieces)
-        assert frames.check_books(again, data) == events, [*map(len, pieces)]
-    frames.check_end(owner, data)
+    frames.check(data, _client, _check_forwarded)
 
 
 def _client() -> Client:

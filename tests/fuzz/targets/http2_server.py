@@ -1,6 +1,5 @@
 """A client's bytes on an HTTP/2 connection after the preface; see `tests.fuzz.frames` for how an input is read."""
 
-import random
 from collections.abc import Iterator
 from itertools import islice
 
@@ -10,10 +9,9 @@ import h2.events
 
 from agent.wire.stream import Stream
 from tests.fuzz import frames
-from tests.fuzz.bounds import COMPARED, bounded, large, reads
+from tests.fuzz.bounds import COMPARED, large
 from tests.wire import frames_by_hand as by_hand
 from tests.wire import test_fields
-from tests.wire.feeding import cut
 from tests.wire.recording import Event, Server
 from tests.wire.test_http2_random import SEEDS
 
@@ -35,19 +33,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def check(data: bytes) -> None:
-    data = frames.read(data)
-    owner = _server()
-    with bounded(len(data)):
-        owner.feed(data)
-    events = frames.check_books(owner, data)
-    _check_forwarded(owner, events)
-    generator = random.Random(data)
-    for _ in range(reads(data)):
-        pieces = cut(data, [generator.randint(0, len(data)) for _ in range(generator.randint(1, 4))])
-        again = _server()
-        again.feed(*pieces)
-        assert frames.check_books(again, data) == events, [*map(len, pieces)]
-    frames.check_end(owner, data)
+    frames.check(data, _server, _check_forwarded)
 
 
 def _server() -> Server:
