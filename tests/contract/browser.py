@@ -5,6 +5,7 @@ import base64
 import itertools
 import json
 import re
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,6 +45,9 @@ class Page:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._session = ""
+        # By the id of a navigation: whether its page has loaded. Asked of the page itself, an expression may meet the
+        # document before, or one that has no element yet.
+        self._loads: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def open(self) -> None:
         """Take a fresh tab. Reading must have begun."""
@@ -52,6 +56,7 @@ class Page:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             await self.command(f"{domain}.enable")
+        await self.command("Page.setLifecycleEventsEnabled", enabled=True)
 
     async def command(self, method: str, **parameters: Any) -> Any:
         """The result of a command. Raises RuntimeError where the browser refuses it."""
@@ -67,14 +72,17 @@ class Page:
     async def visit(
         self, url: str, *, width: int = 1280, height: int = 900, dark: bool = False, phone: bool = False
     ) -> None:
-        """Go there, in a window of this size."""
+        """Go there, in a window of this size, and return once the page has loaded. Raises RuntimeError."""
         await self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
         )
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         await self.command("Emulation.setEmulatedMedia", features=features)
-        await self.command("Page.navigate", url=url)
-        await self.until(f"location.href === {url!r} && document.readyState === 'complete'")
+        navigation = await self.command("Page.navigate", url=url)
+        if "errorText" in navigation:
+            raise RuntimeError(navigation["errorText"])
+        async with asyncio.timeout(_COMMAND_S):
+            await self._loads[navigation["loaderId"]].wait()
 
     async def run(self, script: str) -> Any:
         """The value of an expression in the page, awaited if it is a promise. Raises RuntimeError."""
@@ -106,6 +114,8 @@ class Page:
                     answer.set_exception(RuntimeError(said["error"]["message"]))
                 else:
                     answer.set_result(said["result"])
+            elif said["method"] == "Page.lifecycleEvent" and said["params"]["name"] == "load":
+                self._loads[said["params"]["loaderId"]].set()
             elif said["method"] == "Network.requestWillBeSent":
                 self.requests.append(said["params"]["request"]["url"])
             elif said["method"] in {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"}:

@@ -128,6 +128,6 @@ async def test_who_has_the_token_sees_it_live(page: Page, tmp_path: Path) -> Non
         running_predictor(tmp_path) as url,
         running_agent(tmp_path, [url], "--admin-token-file", str(tmp_path / "token")) as agent,
     ):
-        await page.command("Page.navigate", url=f"http://reader:s3cret@{agent.admin}/status")
+        await page.visit(f"http://reader:s3cret@{agent.admin}/status")
         await page.until("Number(document.documentElement.dataset.beats) >= 2")
         assert await text(page, "#state") == "serving"
