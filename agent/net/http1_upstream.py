@@ -117,7 +117,10 @@ class Http1Upstream(Connection):
     # Connection
 
     def received(self, data: memoryview) -> None:
-        self._answered = True
+        if not self._answered:
+            self._answered = True
+            if self._pool.doubtful:
+                self._pool.reassure()
         self._machine.feed(data)
 
     def ended(self) -> bool:
@@ -244,7 +247,7 @@ class Http1Pool(Dialler):
         if connection in self.idle:
             self.idle.remove(connection)
 
-    def doubt(self, *, briefly: bool = False) -> None:
+    def doubt(self) -> None:
         """Give the idle connections up, too.
 
         The ends of the idle ones may arrive in the same turn of the loop, but after this one; and a process that is
@@ -252,7 +255,7 @@ class Http1Pool(Dialler):
         """
         while self.idle:
             self.idle.popleft().close()
-        super().doubt(briefly=briefly)
+        super().doubt()
 
     def drop_idle(self, now: float) -> None:
         """Close the connections that have been idle for too long."""

@@ -143,6 +143,8 @@ class Http2Upstream(Connection):
         self._shared.flush()
 
     def received(self, data: memoryview) -> None:
+        if self._pool.doubtful:
+            self._pool.reassure()
         self._machine.feed(data)
         self._machine.heed(congested=self.congested)
 
@@ -298,7 +300,7 @@ class Http2Pool(Dialler):
         """A connection has ended."""
         self.connections.discard(connection)
 
-    def doubt(self, *, briefly: bool = False) -> None:
+    def doubt(self) -> None:
         """Send nothing more on any of the connections.
 
         On a busy machine a process that is killed closes them many milliseconds apart, and what is sent to one that is
@@ -306,7 +308,7 @@ class Http2Pool(Dialler):
         """
         for connection in list(self._open):
             connection.retire()
-        super().doubt(briefly=briefly)
+        super().doubt()
 
     def drop_idle(self, now: float) -> None:
         """Nothing to do: servers keep HTTP/2 connections, and announce their end with GOAWAY."""

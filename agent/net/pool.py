@@ -4,7 +4,6 @@ import asyncio
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -20,12 +19,6 @@ CONNECT_TIMEOUT_S = 5.0
 # While the predictor refuses connections, one dial at a time: first soon, for a restart may be nearly over, then rarer.
 FIRST_BACKOFF_S = 0.01
 MAX_BACKOFF_S = 0.25
-# A process that dies has closed all its connections within this time. One that goes on breaking them and refuses none
-# is alive: until `AGAIN_S` have passed its other ports pause only briefly, or requests that make one break would halve
-# what the others do.
-DYING_S = 0.1
-AGAIN_S = 1.0
-BRIEF_S = 0.003
 
 
 class Dialler:
@@ -37,13 +30,13 @@ class Dialler:
     __slots__ = (
         "_backoff",
         "_dialling",
-        "_doubted",
         "_loop",
         "_redial",
         "_secure",
         "_shared",
         "_tasks",
         "address",
+        "doubtful",
         "siblings",
         "told",
         "waiting",
@@ -70,7 +63,8 @@ class Dialler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._redial: asyncio.TimerHandle | None = None
         self._backoff = FIRST_BACKOFF_S
-        self._doubted = -inf
+        # Whether whatever the predictor says now tells that it lives.
+        self.doubtful = False
 
     # What a pool does about it
 
@@ -109,16 +103,20 @@ class Dialler:
 
         One port's end may be seen a moment before another's, and what waits must not go there in between.
         """
-        now = monotonic()
-        if now - self._doubted >= AGAIN_S:
-            self._doubted = now
-        self.doubt()
-        for pool in self.siblings:
-            pool.doubt(briefly=now - self._doubted >= DYING_S)
+        for pool in (self, *self.siblings):
+            pool.doubt()
 
-    def doubt(self, *, briefly: bool = False) -> None:
-        """Send nobody there for a moment."""
-        self._put_off(BRIEF_S if briefly else self._backoff)
+    def doubt(self) -> None:
+        """Send nobody there for a moment, or until the predictor has said something."""
+        self._put_off(self._backoff)
+        self.doubtful = False
+        self._loop.call_soon(self._listen)
+
+    def reassure(self) -> None:
+        """What breaks connections has said something since: it lives. One that dies has said all before."""
+        if self._redial is not None:
+            self._redial.cancel()
+        self._try_again()
 
     def stop_dialling(self) -> None:
         """Give up what is under way, and whoever waits."""
@@ -191,8 +189,12 @@ class Dialler:
             now = monotonic()
             self._failed(lambda exchange: exchange.on_refused_connection(now))
 
+    def _listen(self) -> None:
+        # What came together with the break may have been said before it; what the loop reads from now on was not.
+        self.doubtful = self._redial is not None
+
     def _failed(self, tell: Callable[["Exchange"], None]) -> None:
-        self._doubted = -inf
+        self.doubtful = False
         # First of all, so that what is dispatched in place of a refused exchange does not dial at once.
         if self._redial is None:
             self._put_off(self._backoff)
@@ -203,6 +205,7 @@ class Dialler:
 
     def _try_again(self) -> None:
         self._redial = None
+        self.doubtful = False
         self.serve()
         if len(self._dialling) < self._wanted():
             self._dial()
