@@ -27,7 +27,7 @@ check: $(READY) tools ## the same by its usual name
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.contract.install
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 tools: ## install the programs that tests and benchmarks drive (Debian; needs root)
 	@bash .ci/tools test

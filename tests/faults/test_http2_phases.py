@@ -41,8 +41,8 @@ class Failure(StrEnum):
     DRAIN = auto()  # whose time is over
 
 
-LEAVING = {Failure.CANCEL, Failure.CLIENT_FIN, Failure.CLIENT_RST}
-PREDICTORS = {Failure.STREAM, Failure.PREDICTOR_FIN, Failure.PREDICTOR_RST, Failure.GARBAGE}
+LEAVING = (Failure.CANCEL, Failure.CLIENT_FIN, Failure.CLIENT_RST)
+PREDICTORS = (Failure.STREAM, Failure.PREDICTOR_FIN, Failure.PREDICTOR_RST, Failure.GARBAGE)
 
 
 class Delivery(StrEnum):
@@ -83,15 +83,15 @@ CASES = [
         case
         for phase in (P.NAMING, P.QUEUED)
         for case in (
-            *(Case(phase, failure, D.NOTHING, Outcome.CLIENT_GONE) for failure in sorted(LEAVING)),
-            *(Case(phase, failure, D.ONCE, Outcome.SERVED) for failure in sorted(PREDICTORS)),
+            *(Case(phase, failure, D.NOTHING, Outcome.CLIENT_GONE) for failure in LEAVING),
+            *(Case(phase, failure, D.ONCE, Outcome.SERVED) for failure in PREDICTORS),
             Case(phase, F.DRAIN, D.NOTHING, Outcome.DRAINING),
         )
     ],
     Case(P.QUEUED, F.TIMEOUT, D.NOTHING, Outcome.EXPIRED),
     # A predictor that accepts at last and then fails may have seen the call: it is not sent again.
-    *(Case(P.CONNECTING, failure, D.NOTHING, Outcome.CLIENT_GONE) for failure in sorted(LEAVING)),
-    *(Case(P.CONNECTING, failure, D.ONCE, FATES[failure]) for failure in sorted(PREDICTORS)),
+    *(Case(P.CONNECTING, failure, D.NOTHING, Outcome.CLIENT_GONE) for failure in LEAVING),
+    *(Case(P.CONNECTING, failure, D.ONCE, FATES[failure]) for failure in PREDICTORS),
     Case(P.CONNECTING, F.TIMEOUT, D.NOTHING, Outcome.UPSTREAM_UNAVAILABLE),
     Case(P.CONNECTING, F.DRAIN, D.NOTHING, Outcome.DRAINING),
     *(Case(P.HALF_SENT, failure, D.PART, outcome) for failure, outcome in FATES.items()),

@@ -60,7 +60,7 @@ def test_without_refusals_there_is_nothing_to_say_of_them() -> None:
     assert set(verdicts_of(0.8, replace(BELOW, refused=0.0, refusal_p50_ms=None, refusal_p99_ms=None))) == {"refused"}
 
 
-@pytest.mark.parametrize("contestant", set(CONTESTANTS) - set(JUDGED))
+@pytest.mark.parametrize("contestant", sorted(set(CONTESTANTS) - set(JUDGED)))
 def test_the_others_are_not_judged(contestant: str) -> None:
     assert not verdicts_of(4.0, replace(FIGURES, goodput=0.0), contestant)
 
