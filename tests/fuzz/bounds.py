@@ -1,5 +1,6 @@
 """What an input may cost: 50 ms of CPU and four megabytes for each 64 KiB that have begun."""
 
+import gc
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,16 +30,21 @@ class Allowance:
     def bounded(self, size: int) -> Iterator[None]:
         """Measures the code under test alone, while it reads `size` bytes. Raises ExcessError.
 
-        Memory is measured while tracemalloc traces, and includes what is left behind.
+        Memory is measured while tracemalloc traces, and includes what is left behind. No garbage is collected
+        meanwhile: that costs what the whole process has in memory.
         """
         steps = 1 + size // _STEP
         tracing = tracemalloc.is_tracing()
         if tracing:
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
+        gc.disable()
         start = thread_time()
-        yield
-        spent = (thread_time() - start) / self.slowdown
+        try:
+            yield
+        finally:
+            spent = (thread_time() - start) / self.slowdown
+            gc.enable()
         if tracing:
             held = tracemalloc.get_traced_memory()[1] - before
             self.held = max(self.held, held)

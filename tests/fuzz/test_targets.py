@@ -42,7 +42,10 @@ def test_every_input_that_is_kept_is_read_as_it_should(name: str, monkeypatch: p
 def test_mutants_of_what_is_kept_are_read_as_they_should(name: str, data: st.DataObject, changes: list[Edit]) -> None:
     """The same where there is no atheris."""
     target, inputs = loaded(name)
-    target.check(mutated(data.draw(st.sampled_from(inputs)), changes))
+    mutant = mutated(data.draw(st.sampled_from(inputs)), changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds.allowance, "slowdown", SLACK)
+        target.check(mutant)
 
 
 @cache
