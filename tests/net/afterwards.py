@@ -36,12 +36,8 @@ def _left() -> list[object]:
 
 def _is_remembered(each: object, left: list[object]) -> bool:
     """Whether only a ticket knows it, which a line forgets when it comes to it."""
-    known = _who_know(each, left)
+    known = [by for by in gc.get_referrers(each) if not (by is left or isinstance(by, FrameType))]
     return bool(known) and all(isinstance(by, Ticket) for by in known)
-
-
-def _who_know(each: object, left: list[object]) -> list[object]:
-    return [by for by in gc.get_referrers(each) if not (by is left or isinstance(by, FrameType))]
 
 
 @asynccontextmanager
@@ -56,12 +52,9 @@ async def nothing_left() -> AsyncIterator[None]:
         for _ in range(_TURNS):
             if not left:
                 break
+            left.clear()  # or it would hold what it has found
             await asyncio.sleep(0)
             left = _left()
-        gc.unfreeze()
-        # Whatever holds things in the agent is known to the collector, unlike C code that is about to let go: asyncio's
-        # was seen with a dial that had been given up, once in some hundred runs.
-        left = [each for each in left if _who_know(each, left)]
         assert not left, left
     finally:
         gc.unfreeze()

@@ -1,5 +1,6 @@
 """The check after each test on sockets finds what a test has left."""
 
+import asyncio
 import socket
 
 import pytest
@@ -30,3 +31,21 @@ async def test_an_object_is_left() -> None:
     with pytest.raises(AssertionError, match="ClientStream"):
         async with nothing_left():
             kept.append(ClientStream())
+
+
+class Ring(ClientStream):
+    """Nobody but the collector frees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.itself = self
+
+
+async def test_what_the_loop_lets_go_a_few_turns_later_is_not_left() -> None:
+    async def hold(ring: Ring) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async with nothing_left():
+        task = asyncio.create_task(hold(Ring()))
+    await task
