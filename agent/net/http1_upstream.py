@@ -1,6 +1,7 @@
 """HTTP/1.1 connections to one predictor: dialled when needed, one exchange at a time, reused while fresh."""
 
 import asyncio
+import select
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -36,7 +37,7 @@ class Http1Upstream(Connection):
     `exchange` is the current one.
     """
 
-    __slots__ = ("_answered", "_chunked", "_fresh", "_machine", "_pool", "exchange", "idle_since")
+    __slots__ = ("_answered", "_chunked", "_fresh", "_machine", "_poll", "_pool", "exchange", "idle_since")
 
     # Closing the connection tells a model server nothing: it goes on computing (DECISIONS 5).
     cancels = False
@@ -53,6 +54,9 @@ class Http1Upstream(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        poller = select.poll()
+        poller.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._poll = poller.poll
         self._pool.connected(self)
         self._shared.flush()
 
@@ -111,8 +115,12 @@ class Http1Upstream(Connection):
 
     @property
     def usable(self) -> bool:
-        """Whether the transport is still there for another request."""
-        return self._transport is not None and not self._transport.is_closing()
+        """Whether the transport is still there for another request, and the kernel has nothing that nobody has read.
+
+        An agent that got no processor for a while has not heard of the close that ended a rest (DECISIONS 11).
+        """
+        transport = self._transport
+        return transport is not None and not (transport.is_closing() or self._poll(0))
 
     # Connection
 

@@ -273,3 +273,17 @@ async def test_a_connection_rests_before_it_is_used_again(bed: Opener, monkeypat
     await fresh.request()
     await fresh.send(OK)
     assert (await client.response()).raw == OK
+
+
+async def test_a_close_that_the_loop_has_not_heard_of_is_seen(bed: Opener) -> None:
+    """Rested or not: where the agent was not given the processor, a close may have come that nobody has read."""
+    agent = await bed(limit="1")
+    running, dying = await agent.occupy()
+    [queued] = await agent.fill(1)
+    await dying.send(OK)
+    dying.close()
+    assert (await running.response()).raw == OK
+    fresh, request = await agent.predictor.next()
+    assert request.body == b"queued 0"
+    await fresh.send(OK)
+    assert (await queued.response()).raw == OK
