@@ -254,13 +254,15 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.phase}-{case.failure}")
 async def test_it_fails_visibly_once_and_frees_everything(h2bed: Http2Opener, case: Case) -> None:
     waits = {Phase.QUEUED, Phase.CONNECTING}
-    settings = {"limit": "1", "drain_timeout": "0"}
-    if case.failure is Failure.TIMEOUT:
-        settings["deadline" if case.phase in waits else "timeout"] = "150ms"
+    settings = {"limit": "1", "drain_timeout": "0", "timeout": "60s", "idle_timeout": "1h", "min_rate": "0"}
+    if case.failure is Failure.TIMEOUT and case.phase in waits:
+        settings["deadline"] = "150ms"
     predictor = FakePredictor()
     agent = await h2bed(predictor if case.phase is Phase.CONNECTING else predictor.listen(), **settings)
     scene = await REACH[case.phase](agent)
     await strike(scene, case.failure)
+    if case.failure is Failure.TIMEOUT and case.phase not in waits:
+        agent.later(61)
     if case.outcome is Outcome.SERVED:
         await serve_waiting(case, scene)
     await check_client(case, scene)
@@ -275,7 +277,7 @@ async def test_it_fails_visibly_once_and_frees_everything(h2bed: Http2Opener, ca
 async def test_many_failures_leave_the_full_capacity(h2bed: Http2Opener, failure: Failure) -> None:
     """Five times the limit of each failure, then as many calls at once as the limit admits."""
     limit = 2
-    agent = await h2bed(limit=str(limit), timeout="50ms" if failure is Failure.TIMEOUT else "0")
+    agent = await h2bed(limit=str(limit), timeout="60s", idle_timeout="1h", min_rate="0")
     for phase in (Phase.HALF_SENT, Phase.SENT, Phase.HEAD, Phase.BODY):
         for _ in range(5):
             await fail_once(agent, phase, failure)
@@ -293,6 +295,8 @@ async def fail_once(agent: Http2Bed, phase: Phase, failure: Failure) -> None:
     """On connections of its own. Unless it leaves, the client's is none the worse for it."""
     scene = await REACH[phase](agent)
     await strike(scene, failure)
+    if failure is Failure.TIMEOUT:
+        agent.later(61)
     await eventually(lambda: not agent.gate.active)
     assert scene.server is not None
     scene.server.peer.close()
