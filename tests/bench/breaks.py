@@ -1,7 +1,7 @@
 """What requests that break a connection to the predictor cost those beside them: `python -m tests.bench.breaks`.
 
-The predictor resets the connection of each of them and lives. Callers of each protocol in turn keep twice as many
-requests as there are slots; the share of what they get without the others is printed.
+The predictor resets the connection of each of them and lives. Callers of each protocol in turn keep four times as many
+requests as there are slots; what they are answered a second is printed.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from time import perf_counter
 
@@ -83,21 +83,18 @@ async def measure(seconds: float, folder: Path) -> None:
     """Print a row for each rate."""
     Book(folder / "book", _BOOK_LINES).close()
     numbers = itertools.count()
-    predictor = Predictor(folder)
-    await predictor.start()
-    try:
+    async with AsyncExitStack() as stack:
+        predictor = Predictor(folder)
+        stack.push_async_callback(predictor.close)
+        await predictor.start()
         agent = await Agent.start(predictor.upstream, folder, f"limit = {SLOTS}\n", [])
-        try:
-            address = "{}:{}".format(*agent.address)
-            print("| requests that break a connection, a second | HTTP/1.1 answers a second | gRPC |\n|---|---|---|")
-            async with _http(address) as http, _grpc(address) as grpc_call:
-                for rate in RATES:
-                    rows = [await _goodput(call, http, rate, seconds, numbers) for call in (http, grpc_call)]
-                    print(f"| {rate:>5} | {rows[0]:>7.0f} | {rows[1]:>7.0f} |", flush=True)
-        finally:
-            await agent.close()
-    finally:
-        await predictor.close()
+        stack.push_async_callback(agent.close)
+        address = "{}:{}".format(*agent.address)
+        http, grpc_ = [await stack.enter_async_context(calling(address)) for calling in (_http, _grpc)]
+        print("| requests that break a connection, a second | HTTP/1.1 answers a second | gRPC |\n|---|---|---|")
+        for rate in RATES:
+            rows = [await _goodput(call, http, rate, seconds, numbers) for call in (http, grpc_)]
+            print(f"| {rate:>5} | {rows[0]:>7.0f} | {rows[1]:>7.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -63,9 +63,9 @@ async def test_the_whole_demo_in_a_pipe() -> None:
     assert list(rows) == [phase.name for phase in PHASES]
     assert rows["flood"][0] == "3x"
     answered, refused, gave_up = (int(cell.strip("<%")) for cell in rows["flood"][2:5])
-    # Three times capacity: a third is answered, less on a busy machine, the rest refused, and nobody waits in vain.
-    assert 10 <= answered <= 45
-    assert 50 <= refused <= 90
+    # Three times capacity: about a third is answered, the rest refused, and nobody waits in vain.
+    assert 20 <= answered <= 45
+    assert 50 <= refused <= 80
     assert gave_up <= 2
     flat = " ".join(text.split())
     counted = re.search(r"and (\d+) refusals in headgate_rejected_total \(the load counted (\d+)\)", flat)

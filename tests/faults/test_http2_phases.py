@@ -10,6 +10,7 @@ from enum import StrEnum, auto
 import pytest
 
 from agent.errors import REPLIES, Outcome
+from tests.net.bed import TIME_OUTS
 from tests.net.http2_bed import Http2Bed, Http2Opener
 from tests.net.http2_peers import GRPC_ANSWER, Half, Http2Client, Http2Server, grpc_head, infer
 from tests.sockets import FakePredictor, eventually
@@ -193,7 +194,9 @@ async def strike(scene: Scene, failure: Failure) -> None:
     elif failure is Failure.DRAIN:
         agent.server.drain.begin()
         await agent.server.drain.wait()
-    elif failure is not Failure.TIMEOUT:
+    elif failure is Failure.TIMEOUT:
+        agent.later(61)
+    else:
         if scene.server is None:
             agent.predictor.listen()
             scene.server = await agent.connection()
@@ -254,15 +257,13 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.phase}-{case.failure}")
 async def test_it_fails_visibly_once_and_frees_everything(h2bed: Http2Opener, case: Case) -> None:
     waits = {Phase.QUEUED, Phase.CONNECTING}
-    settings = {"limit": "1", "drain_timeout": "0", "timeout": "60s", "idle_timeout": "1h", "min_rate": "0"}
+    settings = {**TIME_OUTS, "limit": "1", "drain_timeout": "0"}
     if case.failure is Failure.TIMEOUT and case.phase in waits:
-        settings["deadline"] = "150ms"
+        settings |= {"deadline": "150ms", "timeout": "0"}
     predictor = FakePredictor()
     agent = await h2bed(predictor if case.phase is Phase.CONNECTING else predictor.listen(), **settings)
     scene = await REACH[case.phase](agent)
     await strike(scene, case.failure)
-    if case.failure is Failure.TIMEOUT and case.phase not in waits:
-        agent.later(61)
     if case.outcome is Outcome.SERVED:
         await serve_waiting(case, scene)
     await check_client(case, scene)
@@ -277,7 +278,7 @@ async def test_it_fails_visibly_once_and_frees_everything(h2bed: Http2Opener, ca
 async def test_many_failures_leave_the_full_capacity(h2bed: Http2Opener, failure: Failure) -> None:
     """Five times the limit of each failure, then as many calls at once as the limit admits."""
     limit = 2
-    agent = await h2bed(limit=str(limit), timeout="60s", idle_timeout="1h", min_rate="0")
+    agent = await h2bed(limit=str(limit), **TIME_OUTS)
     for phase in (Phase.HALF_SENT, Phase.SENT, Phase.HEAD, Phase.BODY):
         for _ in range(5):
             await fail_once(agent, phase, failure)
@@ -295,8 +296,6 @@ async def fail_once(agent: Http2Bed, phase: Phase, failure: Failure) -> None:
     """On connections of its own. Unless it leaves, the client's is none the worse for it."""
     scene = await REACH[phase](agent)
     await strike(scene, failure)
-    if failure is Failure.TIMEOUT:
-        agent.later(61)
     await eventually(lambda: not agent.gate.active)
     assert scene.server is not None
     scene.server.peer.close()

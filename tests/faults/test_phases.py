@@ -10,7 +10,7 @@ from enum import StrEnum, auto
 import pytest
 
 from agent.errors import Outcome
-from tests.net.bed import OK, Bed, Opener, get, post
+from tests.net.bed import OK, TIME_OUTS, Bed, Opener, get, post
 from tests.sockets import FakePredictor, Peer, eventually
 
 # Unlike anything else that is sent, so that deliveries can be counted.
@@ -213,7 +213,9 @@ async def strike(scene: Scene, failure: Failure) -> None:
     elif failure is Failure.DRAIN:
         agent.server.drain.begin()
         await agent.server.drain.wait()
-    elif failure is not Failure.TIMEOUT:
+    elif failure is Failure.TIMEOUT:
+        agent.later(61)
+    else:
         predictor = scene.predictor
         if predictor is None:
             agent.predictor.listen()
@@ -275,15 +277,13 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.phase}-{case.failure}")
 async def test_it_fails_visibly_once_and_frees_everything(bed: Opener, case: Case) -> None:
     waits = {Phase.QUEUED, Phase.CONNECTING}
-    settings = {"limit": "1", "drain_timeout": "0", "timeout": "60s", "idle_timeout": "1h", "min_rate": "0"}
+    settings = {**TIME_OUTS, "limit": "1", "drain_timeout": "0"}
     if case.failure is Failure.TIMEOUT and case.phase in waits:
-        settings["deadline"] = "150ms"
+        settings |= {"deadline": "150ms", "timeout": "0"}
     predictor = FakePredictor()
     agent = await bed(predictor if case.phase is Phase.CONNECTING else predictor.listen(), **settings)
     scene = await REACH[case.phase](agent)
     await strike(scene, case.failure)
-    if case.failure is Failure.TIMEOUT and case.phase not in waits:
-        agent.later(61)
     await finish(case, scene)
     await check_client(case, scene.client)
     await eventually(lambda: case.outcome in agent.outcomes, f"{agent.outcomes}")
@@ -297,13 +297,11 @@ async def test_it_fails_visibly_once_and_frees_everything(bed: Opener, case: Cas
 async def test_many_failures_leave_the_full_capacity(bed: Opener, failure: Failure) -> None:
     """Five times the limit of each failure, then as many requests at once as the limit admits."""
     limit = 2
-    agent = await bed(limit=str(limit), timeout="60s", idle_timeout="1h", min_rate="0")
+    agent = await bed(limit=str(limit), **TIME_OUTS)
     for _ in range(5):
         for phase in (Phase.HALF_SENT, Phase.SENT, Phase.BODY, Phase.TUNNEL):
             scene = await REACH[phase](agent)
             await strike(scene, failure)
-            if failure is Failure.TIMEOUT:
-                agent.later(61)
             if scene.predictor is not None and failure in {Failure.CLIENT_FIN, Failure.CLIENT_RST}:
                 scene.predictor.close()
             await eventually(lambda: not agent.gate.active)

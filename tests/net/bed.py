@@ -20,6 +20,8 @@ from tests.sockets import FakePredictor, Peer, dial, eventually
 
 INFER = b"/v2/models/m/infer"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+# With these settings `Bed.later(61)` ends what runs by its time-out, and nothing else for being silent so long.
+TIME_OUTS = {"timeout": "60s", "idle_timeout": "1h", "min_rate": "0"}
 
 
 def post(body: bytes = b"", *fields: bytes, target: bytes = INFER, version: bytes = b"1.1") -> bytes:
@@ -229,11 +231,11 @@ class Bed:
             clients.append(client)
         return clients
 
-    async def occupy(self) -> tuple[Peer, Peer]:
-        """Send a request that the predictor takes and does not answer. Returns both ends."""
+    async def occupy(self, predictor: FakePredictor | None = None) -> tuple[Peer, Peer]:
+        """Send a request that the predictor, or another, takes and does not answer. Returns both ends."""
         client = await self.client()
         await client.send(post(b"running"))
-        peer = await self.predictor.accept()
+        peer = await (predictor or self.predictor).accept()
         await peer.request()
         return client, peer
 

@@ -6,7 +6,6 @@ from agent.net import pool
 from agent.net.http2_upstream import Http2Pool
 from tests.net.bed import OK, Bed, Opener, ok, post
 from tests.net.http2_bed import Http2Opener
-from tests.net.http2_peers import Half
 from tests.sockets import FakePredictor, Peer, eventually
 
 
@@ -16,12 +15,10 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "FIRST_BACKOFF_S", 3600.0)
 
 
-async def occupy(agent: Bed, predictor: FakePredictor) -> tuple[Peer, Peer]:
-    """Send a request that the predictor takes and does not answer. Returns both ends."""
-    client = await agent.client()
-    await client.send(post(b"running"))
-    peer, _ = await predictor.next()
-    return client, peer
+async def lose(client: Peer, peer: Peer) -> None:
+    """The predictor resets the connection of a request that it has."""
+    peer.reset()
+    assert (await client.response()).status == 502
 
 
 async def wait(agent: Bed) -> Peer:
@@ -33,52 +30,51 @@ async def wait(agent: Bed) -> Peer:
     return client
 
 
-async def served(predictor: FakePredictor, client: Peer) -> None:
-    """What was held is dialled for and answered."""
-    peer, request = await predictor.next()
-    assert request.body == b"held"
+async def answer(client: Peer, peer: Peer) -> None:
     await peer.send(OK)
     assert (await client.response()).raw == OK
 
 
+async def serve(agent: Bed, held: Peer) -> None:
+    """What was held is dialled for and answered."""
+    peer, request = await agent.predictor.next()
+    assert request.body == b"held"
+    await answer(held, peer)
+
+
 async def test_what_waits_goes_on_once_another_request_is_answered(bed: Opener) -> None:
     agent = await bed()
-    running, alive = await occupy(agent, agent.predictor)
-    breaking, broken = await occupy(agent, agent.predictor)
-    broken.reset()
-    assert (await breaking.response()).status == 502
+    running, alive = await agent.occupy()
+    breaking, broken = await agent.occupy()
+    await lose(breaking, broken)
     held = await wait(agent)
-    await alive.send(OK)
-    assert (await running.response()).raw == OK
-    await served(agent.predictor, held)
+    await answer(running, alive)
+    await serve(agent, held)
 
 
 async def test_what_comes_together_with_the_break_tells_nothing(bed: Opener) -> None:
     """A process that is killed may have answered a moment before."""
     agent = await bed()
-    running, last_words = await occupy(agent, agent.predictor)
-    still_running, alive = await occupy(agent, agent.predictor)
-    breaking, broken = await occupy(agent, agent.predictor)
+    running, last_words = await agent.occupy()
+    still_running, alive = await agent.occupy()
+    breaking, broken = await agent.occupy()
     broken.close()
     last_words.sock.send(ok(b"bye", b"Connection: close"))
     assert (await breaking.response()).status == 502
     assert (await running.response()).body == b"bye"
     held = await wait(agent)
-    await alive.send(OK)
-    assert (await still_running.response()).raw == OK
-    await served(agent.predictor, held)
+    await answer(still_running, alive)
+    await serve(agent, held)
 
 
 async def test_a_second_break_takes_a_second_sign(bed: Opener) -> None:
     agent = await bed()
-    clients, peers = zip(*[await occupy(agent, agent.predictor) for _ in range(4)], strict=True)
+    clients, peers = zip(*[await agent.occupy() for _ in range(4)], strict=True)
     for number in range(2):
-        peers[number].reset()
-        assert (await clients[number].response()).status == 502
+        await lose(clients[number], peers[number])
         held = await wait(agent)
-        await peers[2 + number].send(OK)
-        assert (await clients[2 + number].response()).raw == OK
-        await served(agent.predictor, held)
+        await answer(clients[2 + number], peers[2 + number])
+        await serve(agent, held)
 
 
 async def test_a_port_is_trusted_again_for_what_it_says_itself(h2bed: Http2Opener) -> None:
@@ -88,23 +84,21 @@ async def test_a_port_is_trusted_again_for_what_it_says_itself(h2bed: Http2Opene
     caller, server = await agent.pair()
     [http2] = [each for each in agent.server.pools if isinstance(each, Http2Pool)]
     call, begun = await agent.occupy_slot(caller, server)
-    running, alive = await occupy(agent, other)
-    breaking, broken = await occupy(agent, other)
-    broken.reset()
-    assert (await breaking.response()).status == 502
+    running, alive = await agent.occupy(other)
+    breaking, broken = await agent.occupy(other)
+    await lose(breaking, broken)
     held = await caller.call(b"held")
     await eventually(lambda: http2.waiting)
-    await alive.send(OK)
-    assert (await running.response()).raw == OK
-    next_client, next_peer = await occupy(agent, other)
+    await answer(running, alive)
+    await running.send(post(b"after"))
+    trusted, _ = await other.next()
     assert http2.waiting
     assert http2.is_refusing
     await server.respond(begun)
     await caller.answer(call)
     fresh = await agent.connection()
-    request: Half = await fresh.request()
+    request = await fresh.request()
     assert request.body.endswith(b"held")
     await fresh.respond(request)
     await caller.answer(held)
-    await next_peer.send(OK)
-    assert (await next_client.response()).raw == OK
+    await answer(running, trusted)
