@@ -17,7 +17,7 @@ CALLERS = 14
 _PROBES = 0.01
 _THINKS = 0.02
 # A connection is reset with all that it carries once in so many calls.
-_DROPS = 1 / 20_000
+_DROPS = 1 / 2_000
 _CANCEL, _REFUSED = 8, 7
 _READY = "/inference.GRPCInferenceService/ServerReady"
 _LEAVING = {
@@ -53,10 +53,15 @@ class GrpcConnection(Connection):
     def __init__(self, ledger: Ledger) -> None:
         super().__init__(server=False, stream_window=1 << 17, connection_window=1 << 20)
         self.calls: dict[int, Call] = {}
-        self.is_lost = self.was_dropped = self.going_away = False
+        self.was_dropped = self.going_away = False
         self._decoder = Decoder()
         self._ledger = ledger
         self._next = 1
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has ended, or is about to: nothing can be sent any more."""
+        return self.transport.is_closing()
 
     def start(self, block: bytes, call: Call) -> int:
         """Send a head; returns the stream."""
@@ -108,7 +113,6 @@ class GrpcConnection(Connection):
         self._ledger.problems.append(f"the agent sent GOAWAY {code}: {detail!r}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_lost = True
         if not self.was_dropped:
             self._ledger.problems.append(f"the agent ended an HTTP/2 connection: {exc}")
         for stream in list(self.calls):
@@ -149,10 +153,11 @@ class GrpcClient(Client[GrpcConnection]):
             most -= 1
             if below() < _THINKS:
                 await asyncio.sleep(below() * 0.1)
-            if below() < _PROBES:
-                await self._probe(connection)
-            elif below() < _DROPS and not ledger.calm:
+            if below() < _DROPS and not ledger.calm:
                 connection.drop()
+            # While this caller thought or waited, another may have dropped it.
+            if below() < _PROBES and not connection.is_lost:
+                await self._probe(connection)
             if not connection.is_lost:
                 await self.ask(connection, self._dice.draw(calm=ledger.calm))
 

@@ -48,7 +48,6 @@ class HttpConnection(asyncio.Protocol):
     """One connection to the agent: takes answers apart, and wakes whoever waits for the next."""
 
     def __init__(self) -> None:
-        self.is_lost = False
         self.began = False  # a part of an answer has come
         self.may_send = False  # 100 Continue has come
         self._answers: list[Answer] = []
@@ -64,7 +63,6 @@ class HttpConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_lost = True
         self._wake()
 
     def eof_received(self) -> bool:
@@ -123,8 +121,18 @@ class HttpConnection(asyncio.Protocol):
             self._waiter = None
 
     @property
+    def is_lost(self) -> bool:
+        """Whether it has ended, or is about to; an answer that has come before can be heard still."""
+        return self.transport.is_closing()
+
+    @property
     def has_answer(self) -> bool:
         return bool(self._answers)
+
+    def send(self, data: bytes) -> None:
+        """Nothing, where it is lost."""
+        if not self.is_lost:
+            self.transport.write(data)
 
     async def answer(self) -> Answer | None:
         """The next answer; None if the connection ends first. Raises TimeoutError."""
@@ -161,8 +169,10 @@ class HttpClient(Client[HttpConnection]):
             while not ledger.stopped and most > 0 and not connection.is_lost:
                 if below() < _THINKS:
                     await asyncio.sleep(below() * 0.1)
-                if below() < _PROBES:
+                if below() < _PROBES and not connection.is_lost:
                     await self._probe(connection)
+                if connection.is_lost:
+                    break
                 count = min(1 + int(below() * 4), most) if below() < _PIPELINED else 1
                 most -= count
                 if count > 1:
@@ -183,11 +193,11 @@ class HttpClient(Client[HttpConnection]):
         """One plain request."""
         number = self._ledger.begin(plan, "http")
         body = content(number, plan.body)
-        connection.transport.write(_head(number, plan, body) + _framed(plan, body))
+        connection.send(_head(number, plan, body) + _framed(plan, body))
         await self._hear(connection, number, plan, body)
 
     async def _probe(self, connection: HttpConnection) -> None:
-        connection.transport.write(_PROBE)
+        connection.send(_PROBE)
         reply = await connection.answer()
         self._ledger.probes[reply is not None] += 1
         if reply is not None and not (reply.status == 200 or _reason(reply).startswith("upstream")):
@@ -204,7 +214,7 @@ class HttpClient(Client[HttpConnection]):
             body = content(number, min(plan.body, 4000))
             asked.append((number, plan, body))
             data += [_head(number, plan, body), _framed(plan, body)]
-        connection.transport.write(b"".join(data))
+        connection.send(b"".join(data))
         closed = False
         for number, plan, body in asked:
             if closed:
@@ -222,7 +232,7 @@ class HttpClient(Client[HttpConnection]):
         ledger.conducts[conduct] += 1
         ledger.deeds[plan.deed] += 1
         body = content(number, plan.body)
-        head, framed, write = _head(number, plan, body), _framed(plan, body), connection.transport.write
+        head, framed, write = _head(number, plan, body), _framed(plan, body), connection.send
         if conduct is Conduct.LEAVES_HEAD:
             write(head[: int(below() * (len(head) - 1))])
             await asyncio.sleep(below() * 0.01)
@@ -265,7 +275,8 @@ class HttpClient(Client[HttpConnection]):
             if not connection.is_lost:
                 connection.transport.pause_reading()
                 await asyncio.sleep(below() * 0.2)
-                connection.transport.resume_reading()
+                if not connection.is_lost:
+                    connection.transport.resume_reading()
         elif conduct is Conduct.HALF_CLOSES and not connection.is_lost:
             connection.transport.write_eof()
             return await self._hear(connection, number, plan, body, may_leave=True)

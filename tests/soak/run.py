@@ -30,8 +30,10 @@ _BOOK_LINES = 1 << 24
 _SLOTS = 96
 # How many slots are tried at the end.
 _FULL = 16
-# The share of the run after which memory is watched, and how much longer than wanted it may take.
-_WARM_UP, _PATIENCE = 0.2, 1.4
+# Memory is watched after this share of the run, and after so many seconds: until then the allocator's arenas fill.
+_WARM_UP, _WARM_UP_S = 0.2, 30.0
+# How much longer than wanted it may take.
+_PATIENCE = 1.4
 _FLAGS = ["--limit", "24", "--queue", "100", "--deadline", "10s", "--timeout", "5s", "--model-limit", "m5=8"]
 
 
@@ -175,7 +177,7 @@ class _Soak:
         while True:
             await asyncio.sleep(1.0)
             spent, done = monotonic() - begun, len(ledger)
-            if spent > order.seconds * _WARM_UP:
+            if spent > max(order.seconds * _WARM_UP, _WARM_UP_S):
                 self._samples.append((spent, agent.rss_kib() / 1024))
             self._peak_descriptors = max(self._peak_descriptors, agent.descriptors())
             if int(spent) % 5 == 0:
