@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from tests.contract.install import KSERVE, MLSERVER, TRITON
 from tests.contract.processes import HOST, Child, eventually, free_port
+from tests.tls import Papers
 
 from .goldens import IMAGE
 
@@ -81,7 +83,7 @@ PROGRAMS: dict[str, Callable[[Path], Program]] = {
 }
 # What the images' own entry points are, where the pod names them again, and what is mounted.
 _ENTRY_POINTS = {"tritonserver", "/app/pd-sidecar"}
-_MOUNTS = {"/mnt/models": str(_PREDICTORS / "triton" / "models")}
+_MODELS = {"/mnt/models": str(_PREDICTORS / "triton" / "models")}
 
 
 class RunningPod:
@@ -93,6 +95,9 @@ class RunningPod:
         self._spec: Json = pod["spec"]
         self._programs = programs
         self._directory = directory
+        # A Secret that every pod has, whether it is mounted or not.
+        self.papers = Papers(directory / "tls", HOST)
+        self._mounted = {**_MODELS, "/var/run/kserve/tls": str(directory / "tls")}
         self._ports: dict[int, int] = {}
         self.children: dict[str, Child] = {}
         # Triton takes 8 s to unload Python models, and at times comes to no end of it.
@@ -200,7 +205,7 @@ class RunningPod:
 
     def _local(self, text: str) -> str:
         """A text of the pod's with this machine's ports and folders in it."""
-        for mounted, here in _MOUNTS.items():
+        for mounted, here in self._mounted.items():
             text = text.replace(mounted, here)
         text = _PORT.sub(lambda match: str(self.port(int(match[0]))), text)
         # Whatever listens, listens on loopback.
@@ -213,7 +218,9 @@ class RunningPod:
         return self.port(named[port]["containerPort"])
 
     def _get(self, action: Json, patience_s: float) -> int:
-        connection = http.client.HTTPConnection(HOST, self._number(action["port"]), timeout=patience_s)
+        # As the kubelet: who answers is not checked.
+        context = ssl._create_unverified_context() if action.get("scheme") == "HTTPS" else None
+        connection = self._connection(self._number(action["port"]), context, patience_s)
         headers = {one["name"]: one["value"] for one in action.get("httpHeaders", ())}
         try:
             connection.request("GET", action.get("path", "/"), headers={"User-Agent": "kube-probe/1.34", **headers})
@@ -221,9 +228,15 @@ class RunningPod:
         finally:
             connection.close()
 
-    def post(self, port: int, path: str, body: object) -> Json:
-        """What the pod answers on one of its ports."""
-        connection = http.client.HTTPConnection(HOST, self.port(port), timeout=_STOP_S)
+    @staticmethod
+    def _connection(port: int, context: ssl.SSLContext | None, patience_s: float) -> http.client.HTTPConnection:
+        if context is None:
+            return http.client.HTTPConnection(HOST, port, timeout=patience_s)
+        return http.client.HTTPSConnection(HOST, port, timeout=patience_s, context=context)
+
+    def post(self, port: int, path: str, body: object, context: ssl.SSLContext | None = None) -> Json:
+        """What the pod answers on one of its ports, over TLS with a context."""
+        connection = self._connection(self.port(port), context, _STOP_S)
         try:
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             answer = connection.getresponse()

@@ -35,7 +35,7 @@ HTTP_PODS = {
     "knative-sklearn": 8012,
 }
 GRPC_PODS = {"standard-mlserver": 9000, "standard-triton-grpc": 9000}
-LLM_PODS = {"llm-single": 8000, "llm-decode": 8000}
+LLM_PODS = {"llm-single": 18000, "llm-decode": 8001, "llm-tls": 18000, "llm-decode-tls": 8001}
 
 
 class Pods:
@@ -124,10 +124,11 @@ def test_completions_pass_through_the_agent(pods: Pods, name: str) -> None:
     show(name)
     pod = pods.get(name)
     before = pod.agent_state()["outcomes"]["served"]
-    answer = pod.post(LLM_PODS[name], "/v1/completions", {"model": "llama", "prompt": "open"})
-    print(f"POST :{LLM_PODS[name]}/v1/completions -> {answer}")
+    context = pod.papers.client() if name.endswith("-tls") else None
+    answer = pod.post(8000, "/v1/completions", {"model": "llama", "prompt": "open"}, context)
+    print(f"POST :8000/v1/completions -> {answer}")
     # vLLM itself has moved, or stays behind the routing sidecar that has.
-    assert answer == {"choices": [{"text": "OPEN"}], "port": pod.port(18000 if name == "llm-single" else 8001)}
+    assert answer == {"choices": [{"text": "OPEN"}], "port": pod.port(LLM_PODS[name])}
     assert pod.agent_state()["outcomes"]["served"] == before + 1
 
 

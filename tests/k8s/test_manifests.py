@@ -316,7 +316,8 @@ def test_the_annotations_of_examples_are_accepted(name: str) -> None:
     service = example(name)[0]
     holder = service["spec"] if service["kind"] == "LLMInferenceService" else service["metadata"]
     assert injected.is_wanted(holder["labels"]["headgate.dev/inject"])
-    assert injected.read(holder["annotations"], ["8080=http://127.0.0.1:18080"], "0.0.0.0:8481").warnings == []
+    fixed = {"routes": ["8080=http://127.0.0.1:18080"], "admin": ["0.0.0.0:8481"]}
+    assert injected.read(holder["annotations"], fixed).warnings == []
 
 
 def test_the_triggers_of_the_scaler_are_accepted_by_it() -> None:

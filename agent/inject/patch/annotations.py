@@ -21,8 +21,6 @@ CPU = DOMAIN + "cpu"
 MEMORY = DOMAIN + "memory"
 SIDECAR_KIND = DOMAIN + "sidecar"
 KINDS = ("native", "container")
-# The injector decides what is listened on.
-_DERIVED = {"route", "admin"}
 _OTHERS = {INJECT, INJECTED, SERVER, HTTP_KNOB, GRPC_KNOB, CPU, MEMORY, SIDECAR_KIND}
 # Kubernetes' quantities, without exponents (apimachinery pkg/api/resource): what cpu and memory are written like.
 _CPU = re.compile(r"([0-9]+m|[0-9]+(\.[0-9]{1,3})?)")
@@ -33,7 +31,7 @@ _UNITS |= {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
 
 class Wishes(NamedTuple):
-    """The flags to pass on, the settings that they make, what else was asked for, and what was not accepted."""
+    """The agent's flags, the settings that they make, what else was asked for, and what was not accepted."""
 
     flags: list[str]
     settings: Settings
@@ -43,25 +41,24 @@ class Wishes(NamedTuple):
     warnings: list[str]
 
 
-def read(annotations: Mapping[str, str], routes: list[str], admin: str, used: Set[int] = frozenset()) -> Wishes:
+def read(annotations: Mapping[str, str], fixed: Mapping[str, list[str]], used: Set[int] = frozenset()) -> Wishes:
     """Check a pod's annotations. Nothing raises: what is not accepted becomes a warning and the default holds.
 
-    `used` are the ports that are taken in this pod.
+    `fixed` are the settings that the injector decides, by name; `used` the ports that are taken in this pod.
     """
     ours = {name: text for name, text in annotations.items() if name.startswith(DOMAIN)}
     table = _table()
-    fixed = {"routes": routes, "admin": [admin]}
     given: dict[str, list[str]] = {}
     warnings = []
     for name, text in ours.items():
         knob = table.get(name)
         if knob is None:
             warnings += _unknown(name, [*table, *_OTHERS])
+        elif knob.name in fixed:
+            warnings.append(f"{name} is set by the injector and ignored")
         elif knob.form == "FILE":
             # Also, its parser would look at the webhook's own files.
             warnings.append(f"{name} needs a file, which the injector does not mount: it is ignored")
-        elif knob.flag[2:] in _DERIVED:
-            warnings.append(f"{name} is set by the injector and ignored")
         else:
             texts = text.split() if knob.repeat else [text]
             for one in texts:
@@ -75,11 +72,12 @@ def read(annotations: Mapping[str, str], routes: list[str], admin: str, used: Se
     settings = _defaults()
     if given:
         try:
-            settings = resolve({**given, **fixed}, {})
+            settings = resolve({**given, **fixed}, {}, look=False)
         except SettingsError as error:
             warnings.append(f"all settings are left out, they contradict each other: {'; '.join(error.problems)}")
             given = {}
-    flags = [f"{knob.flag}={text}" for knob in knobs() for text in given.get(knob.name, ()) if knob.form]
+    flags = [f"{_by_name()[name].flag}={text}" for name, texts in fixed.items() for text in texts]
+    flags += [f"{knob.flag}={text}" for knob in knobs() for text in given.get(knob.name, ()) if knob.form]
     flags += [knob.flag for knob in knobs() if not knob.form and given.get(knob.name) == ["true"]]
     return Wishes(
         flags,
@@ -94,6 +92,11 @@ def read(annotations: Mapping[str, str], routes: list[str], admin: str, used: Se
 @cache
 def _table() -> dict[str, Knob]:
     return {DOMAIN + knob.flag[2:]: knob for knob in knobs()}
+
+
+@cache
+def _by_name() -> dict[str, Knob]:
+    return {knob.name: knob for knob in knobs()}
 
 
 @cache

@@ -23,7 +23,8 @@ from agent.inject.patch.pod import (
     free_port,
 )
 from agent.inject.patch.sidecar import Defaults, drain_hook, own_hook, sidecar
-from agent.inject.patch.takeover import Moved, checks_moved, llm, standard
+from agent.inject.patch.takeover import Moved, checks_moved, llm, llm_front, standard
+from agent.inject.patch.tls import serving_certificate
 
 ADMIN_PORT = 8481
 # Between the end of the drain and the kubelet's SIGKILL.
@@ -114,13 +115,19 @@ def _inject(pod: Pod, mode: Mode, defaults: Defaults) -> Decision:
     warnings: list[str] = []
     admin = free_port(ADMIN_PORT, used)
     used.add(admin)
+    certificate = None
     if mode is Mode.KNATIVE:
         moved = knative(pod, patch, used, admin, warnings)
+    elif mode is Mode.STANDARD:
+        moved = standard(pod, patch, used)
     else:
-        moved = (standard if mode is Mode.STANDARD else llm)(pod, patch, used)
+        front = llm_front(pod)
+        certificate = serving_certificate(pod, front)
+        moved = llm(front, "http" if certificate is None else "https", patch, used, pod.annotations)
     routes = [one.route for one in moved]
-    wishes = read(pod.annotations, routes, f"0.0.0.0:{admin}", used)
-    container = sidecar(pod, defaults, wishes, routes, admin)
+    fixed = {"routes": routes, "admin": [f"0.0.0.0:{admin}"], **({} if certificate is None else certificate.settings)}
+    wishes = read(pod.annotations, fixed, used)
+    container = sidecar(pod, defaults, wishes, admin, [] if certificate is None else certificate.mounts)
     if (wishes.kind or defaults.kind) == "native":
         patch.append(pod.spec, ("spec", "initContainers"), {**container, "restartPolicy": "Always"})
     else:

@@ -158,13 +158,21 @@ def read(container: Container, knob: Knob) -> int:
         variable = container.env(knob.name)
         text = str(knob.default) if variable is None else variable[1].get("value")
     else:
-        place = _flag(container, knob.name)
-        shell = shell_of(container)
-        inside = re.findall(rf"{re.escape(knob.name)}[= ]+([^\s\"'\\]+)", shell.script) if shell is not None else []
-        text = place[1] if place is not None else inside[-1] if inside else str(knob.default)
+        told = text_of(container, knob.name)
+        text = str(knob.default) if told is None else told
     if text is None or re.fullmatch(r"[0-9]{1,5}", text) is None:
         raise RefusalError(f"{knob.name} of {container.name} is not a plain number: {_FALLBACK}")
     return int(text)
+
+
+def text_of(container: Container, flag: str) -> str | None:
+    """What a flag is set to, among the arguments or in a shell's script; None where it is not."""
+    place = _flag(container, flag)
+    if place is not None:
+        return place[1]
+    shell = shell_of(container)
+    inside = re.findall(rf"{re.escape(flag)}[= ]+([^\s\"'\\]+)", shell.script) if shell is not None else []
+    return inside[-1] if inside else None
 
 
 def write(patch: Patch, container: Container, knob: Knob, port: int) -> None:

@@ -24,14 +24,13 @@ class Defaults(NamedTuple):
     pull_policy: str = ""
 
 
-def sidecar(pod: Pod, defaults: Defaults, wishes: Wishes, routes: list[str], admin: int) -> Json:
+def sidecar(pod: Pod, defaults: Defaults, wishes: Wishes, admin: int, mounts: list[Json]) -> Json:
     """The container, without what depends on its being native."""
-    flags = [f"--route={route}" for route in routes] + [f"--admin=0.0.0.0:{admin}", *wishes.flags]
     container: Json = {
         "name": SIDECAR,
         "image": defaults.image,
         # The kubelet expands $(NAME) in arguments; $$( is a $( that is meant.
-        "args": ["serve", *(flag.replace("$(", "$$(") for flag in flags)],
+        "args": ["serve", *(flag.replace("$(", "$$(") for flag in wishes.flags)],
         "ports": [{"name": PORT_NAME, "containerPort": admin, "protocol": "TCP"}],
         "startupProbe": _probe("/healthz", admin, periodSeconds=1, failureThreshold=60),
         "readinessProbe": _probe("/readyz", admin, periodSeconds=5, failureThreshold=2),
@@ -40,6 +39,8 @@ def sidecar(pod: Pod, defaults: Defaults, wishes: Wishes, routes: list[str], adm
         "securityContext": _security(pod),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
+    if mounts:
+        container["volumeMounts"] = mounts
     if defaults.pull_policy:
         container["imagePullPolicy"] = defaults.pull_policy
     return container

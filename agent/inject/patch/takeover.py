@@ -4,7 +4,7 @@ Standard InferenceServices and LLMInferenceServices: nothing outside the pod has
 prefill/decode template moves vLLM from 8000 to 8001 in the same way).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from agent.inject.patch.pod import (
@@ -63,26 +63,20 @@ def standard(pod: Pod, patch: Patch, used: set[int]) -> list[Moved]:
     return moved
 
 
-def llm(pod: Pod, patch: Patch, used: set[int]) -> list[Moved]:
-    """A pod of an LLMInferenceService. Raises RefusalError."""
-    front = pod.find(LLM_ROUTER) or pod.find(LLM_MAIN)
-    assert front is not None
-    if _speaks_tls(front):
-        raise RefusalError(
-            f"{front.name} serves TLS, which the agent does not take over: turn it off for this LLMInferenceService "
-            "(enableTLS in KServe's configuration), or leave out the label"
-        )
-    server = _ROUTER if front.name == LLM_ROUTER else server_of(front, pod.annotations)
-    known = {read(front, knob): (scheme, knob) for scheme, knob in server.knobs}
+def llm(front: Container, scheme: str, patch: Patch, used: set[int], annotations: Mapping[str, str]) -> list[Moved]:
+    """The front of an LLMInferenceService, which speaks `scheme`. Raises RefusalError."""
+    server = _ROUTER if front.name == LLM_ROUTER else server_of(front, annotations)
+    known = {read(front, knob): knob for _, knob in server.knobs}
     if LLM_PORT not in known:
         raise RefusalError(f"{front.name} does not listen on {LLM_PORT}, which LLMInferenceServices are dialled on")
-    return _take(patch, front, {LLM_PORT: known[LLM_PORT]}, used)
+    return _take(patch, front, {LLM_PORT: (scheme, known[LLM_PORT])}, used)
 
 
-def _speaks_tls(front: Container) -> bool:
-    words = " ".join(front.tokens).split()
-    flags = any(word.startswith("--ssl-certfile") or word == "--secure-proxy=true" for word in words)
-    return flags or any(action.get("scheme") == "HTTPS" for _, _, action in front.checks)
+def llm_front(pod: Pod) -> Container:
+    """Who is dialled in a pod of an LLMInferenceService."""
+    front = pod.find(LLM_ROUTER) or pod.find(LLM_MAIN)
+    assert front is not None
+    return front
 
 
 def _served(front: Container) -> list[int]:
