@@ -20,7 +20,7 @@ from .grpc_stream import stream
 from .latency import latency
 from .machine import describe
 from .memory import memory
-from .payload import DOWNLOAD, SMALL, UNIQUE, UPLOAD
+from .payload import ALONE, DOWNLOAD, SMALL, UNIQUE, UPLOAD
 from .peers import Peer, discover, find, running
 from .plan import DEFAULT, QUICK, Effort, Plan
 from .process import BenchError, Cores
@@ -33,6 +33,10 @@ ROWS: Mapping[str, Callable[[Plan], Samples]] = {
     "unique": partial(compare, request=UNIQUE),
     "upload": partial(compare, request=UPLOAD),
     "download": partial(compare, request=DOWNLOAD),
+    "tls_small": partial(compare, request=SMALL, tls=True),
+    "tls_upload": partial(compare, request=UPLOAD, tls=True),
+    "tls_download": partial(compare, request=DOWNLOAD, tls=True),
+    "tls_alone": partial(compare, request=ALONE, tls=True),
     "refusal": refusal,
     "memory": memory,
     "startup": startup,

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,15 @@ class Answer:
     body: bytes
 
 
-def exchange(port: int, request: Request) -> Answer:
-    """Send one request on a connection of its own. Raises OSError without an answer, BenchError if it is malformed."""
+def exchange(port: int, request: Request, *, tls: bool = False) -> Answer:
+    """Send one request on a connection of its own. Raises OSError without an answer, BenchError if it is malformed.
+
+    With `tls`, whoever answers is trusted.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PROBE_TIMEOUT_S)
+    if tls:
+        context = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=_PROBE_TIMEOUT_S, context=context)
     try:
         connection.request("POST", request.path, request.body, request.headers)
         response = connection.getresponse()
@@ -53,9 +60,9 @@ def get_json(port: int, path: str) -> dict[str, Any]:
     return document
 
 
-def verify(port: int, request: Request) -> None:
+def verify(port: int, request: Request, *, tls: bool = False) -> None:
     """One request must come through whole, both ways. Raises OSError, BenchError."""
-    answer = exchange(port, request)
+    answer = exchange(port, request, tls=tls)
     if answer.status != 200:
         raise BenchError(f"{request.path} on port {port} was answered {answer.status}")
     if request is UPLOAD and int(answer.headers.get("x-received", "0")) <= len(UPLOAD.body):
@@ -65,7 +72,15 @@ def verify(port: int, request: Request) -> None:
 
 
 def saturate(
-    child: Child, port: int, request: Request, *, seconds: int, cores: Cores, directory: Path, refused: bool = False
+    child: Child,
+    port: int,
+    request: Request,
+    *,
+    seconds: int,
+    cores: Cores,
+    directory: Path,
+    refused: bool = False,
+    tls: bool = False,
 ) -> dict[str, float]:
     """Run wrk for whole seconds against a proxy and meter the proxy meanwhile.
 
@@ -73,7 +88,8 @@ def saturate(
     and to others (others_share). Every answer must be a success, or with `refused` a refusal. Raises BenchError.
     """
     meter = Meter.start(child, cores.proxy)
-    summary = _wrk(port, request, seconds, cores, directory)
+    scheme = "https" if tls else "http"
+    summary = _wrk(f"{scheme}://127.0.0.1:{port}{request.path}", request, seconds, cores, directory)
     requests = int(summary["requests"])
     elapsed_s = summary["duration_us"] / 1e6
     used = meter.read(max(requests, 1), elapsed_s)
@@ -92,7 +108,7 @@ def saturate(
     }
 
 
-def _wrk(port: int, request: Request, seconds: int, cores: Cores, directory: Path) -> dict[str, float]:
+def _wrk(url: str, request: Request, seconds: int, cores: Cores, directory: Path) -> dict[str, float]:
     body = directory / f"{request.path.replace('/', '_')}.body"
     if not body.exists():
         body.write_bytes(request.body)
@@ -100,7 +116,7 @@ def _wrk(port: int, request: Request, seconds: int, cores: Cores, directory: Pat
     argv += ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", str(seconds), "--timeout", "10", "-s", str(_SCRIPT)]
     for name, value in request.headers.items():
         argv += ["-H", f"{name}: {value}"]
-    argv += [f"http://127.0.0.1:{port}{request.path}", "--", str(body)]
+    argv += [url, "--", str(body)]
     if request.unique:
         argv.append("unique")
     if request is UPLOAD:

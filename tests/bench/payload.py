@@ -11,19 +11,20 @@ TENSOR_BYTES = 1 << 20
 class Request:
     """A POST. `header_length` is where the JSON part of a binary body ends; 0 means that the body is JSON.
 
-    `unique` gives each request a request id and a trace of its own, as a mesh does.
+    `unique` gives each request a request id and a trace of its own, as a mesh does; `alone` a connection of its own.
     """
 
     path: str
     body: bytes
     header_length: int = 0
     unique: bool = False
+    alone: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
         """What a V2 client sends beside Host and Content-Length."""
         if not self.header_length:
-            return {"Content-Type": "application/json"}
+            return {"Content-Type": "application/json", **({"Connection": "close"} if self.alone else {})}
         return {
             "Content-Type": "application/octet-stream",
             "Inference-Header-Content-Length": str(self.header_length),
@@ -56,6 +57,7 @@ SMALL = Request(
     b'{"id":"42","inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[5.1,3.5,1.4,0.2]}]}',
 )
 UNIQUE = replace(SMALL, unique=True)
+ALONE = replace(SMALL, alone=True)
 UPLOAD = Request("/v2/models/upload/infer", _UPLOAD, _UPLOAD_HEADER)
 DOWNLOAD = Request("/v2/models/download/infer", SMALL.body)
 

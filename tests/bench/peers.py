@@ -1,8 +1,8 @@
 """The proxies that are compared. Each forwards one port to the backend with one worker thread and does the same work.
 
-HTTP/1.1 and keep-alive on both sides, or HTTP/2 without TLS on both; upstream connections shared by all clients, bodies
-streamed, counters on, tracing and access log off (the agent logs failures), at most LIMIT requests at the backend and
-QUEUE more that wait up to 10 s.
+HTTP/1.1 and keep-alive on both sides, its client's side also over TLS, or HTTP/2 without TLS on both; upstream
+connections shared by all clients, bodies streamed, counters on, tracing and access log off (the agent logs failures),
+at most LIMIT requests at the backend and QUEUE more that wait up to 10 s.
 """
 
 import json
@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import trustme
 
 from agent import __version__
 
@@ -31,25 +33,50 @@ _START_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """PEM files: the certificate with its chain, its key, and both in one, as HAProxy wants them."""
+
+    chain: Path
+    key: Path
+    both: Path
+
+    @classmethod
+    def make(cls, directory: Path) -> "Certificate":
+        """One for loopback, of ECDSA P-256."""
+        leaf = trustme.CA().issue_cert("127.0.0.1")
+        made = cls(directory / "tls.crt", directory / "tls.key", directory / "tls.pem")
+        made.chain.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+        leaf.private_key_pem.write_to_path(made.key)
+        leaf.private_key_and_cert_chain_pem.write_to_path(made.both)
+        return made
+
+
+@dataclass(frozen=True, slots=True)
 class Ports:
     """What a proxy is told: where to listen, where to show its counters, where its backend is, and what all speak.
 
-    `h2c` is HTTP/2 without TLS and with prior knowledge (RFC 9113 section 3.3); otherwise it is HTTP/1.1.
+    `h2c` is HTTP/2 without TLS and with prior knowledge (RFC 9113 section 3.3); otherwise it is HTTP/1.1. With `tls`,
+    clients come over TLS.
     """
 
     data: int
     admin: int
     backend: int
     h2c: bool = False
+    tls: Certificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A program under test. `command` writes what configuration it needs into the directory it is given."""
+    """A program under test. `command` writes what configuration it needs into the directory it is given.
+
+    `takes_tls` is whether it can be told a certificate.
+    """
 
     name: str
     version: str
     command: Callable[[Ports, Path], Command]
+    takes_tls: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +97,8 @@ def agent(limit: int = LIMIT, queue: int = QUEUE, deadline: str = "10s") -> Peer
         argv = [str(program), "serve", "--route", f"127.0.0.1:{ports.data}={upstream}"]
         argv += ["--admin", f"127.0.0.1:{ports.admin}", "--limit", str(limit), "--queue", str(queue)]
         argv += ["--deadline", deadline, "--access-log", "errors", "--drain-delay", "0s", "--drain-timeout", "1s"]
+        if ports.tls:
+            argv += ["--tls-cert", str(ports.tls.chain), "--tls-key", str(ports.tls.key)]
         return Command(argv, {})
 
     return Peer("agent", __version__, command)
@@ -81,6 +110,7 @@ def haproxy(program: str) -> Peer:
     def command(ports: Ports, directory: Path) -> Command:
         config = directory / "haproxy.cfg"
         proto = "proto h2" if ports.h2c else ""
+        tls = f"ssl crt {ports.tls.both}" if ports.tls else ""
         config.write_text(f"""
 global
   nbthread 1
@@ -93,7 +123,7 @@ defaults
   timeout server 60s
   timeout queue 10s
 frontend data
-  bind 127.0.0.1:{ports.data} backlog 4096 {proto}
+  bind 127.0.0.1:{ports.data} backlog 4096 {proto} {tls}
   default_backend predictor
 frontend counters
   bind 127.0.0.1:{ports.admin}
@@ -141,11 +171,22 @@ def _envoy_config(ports: Ports) -> dict[str, Any]:
             }
         ],
     }
+    chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": manager}]}
+    if ports.tls:
+        files = {
+            "certificate_chain": {"filename": str(ports.tls.chain)},
+            "private_key": {"filename": str(ports.tls.key)},
+        }
+        context = {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {"tls_certificates": [files]},
+        }
+        chain["transport_socket"] = {"name": "tls", "typed_config": context}
     listener = {
         "name": "data",
         "address": _address(ports.data),
         "tcp_backlog_size": 4096,
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+        "filter_chains": [chain],
     }
     breaker = {"max_connections": LIMIT, "max_pending_requests": QUEUE, "max_requests": LIMIT + QUEUE}
     endpoint = {"endpoint": {"address": _address(ports.backend)}}
@@ -187,7 +228,7 @@ def queue_proxy(program: str) -> Peer:
         }
         return Command([program], env)
 
-    return Peer("queue-proxy", "unknown", command)
+    return Peer("queue-proxy", "unknown", command, takes_tls=False)
 
 
 def find(program: str) -> str | None:
@@ -213,18 +254,22 @@ def discover() -> tuple[list[Peer], dict[str, str]]:
     return peers, left_out
 
 
-def spawn(peer: Peer, backend: int, cores: Cores, directory: Path, *, h2c: bool = False) -> Proxy:
+def spawn(
+    peer: Peer, backend: int, cores: Cores, directory: Path, *, h2c: bool = False, tls: Certificate | None = None
+) -> Proxy:
     """Execute a peer on ports of its own; it is not up yet when this returns."""
     data, admin = free_ports(2)
-    ports = Ports(data, admin, backend, h2c)
+    ports = Ports(data, admin, backend, h2c, tls)
     child = Child(peer.command(ports, directory), cores.proxy, directory / f"{peer.name}-{data}.log")
     return Proxy(peer.name, child, ports)
 
 
 @contextmanager
-def running(peer: Peer, backend: int, cores: Cores, directory: Path) -> Iterator[Proxy]:
+def running(
+    peer: Peer, backend: int, cores: Cores, directory: Path, *, tls: Certificate | None = None
+) -> Iterator[Proxy]:
     """A peer that has answered a first request. Raises BenchError if it does not come up."""
-    proxy = spawn(peer, backend, cores, directory)
+    proxy = spawn(peer, backend, cores, directory, tls=tls)
     with proxy.child:
         deadline = time.monotonic() + _START_S
         while not _answers(proxy):
@@ -248,6 +293,6 @@ def running_h2c(peer: Peer, backend: int, cores: Cores, directory: Path) -> Iter
 
 def _answers(proxy: Proxy) -> bool:
     try:
-        return exchange(proxy.ports.data, SMALL).status == 200
+        return exchange(proxy.ports.data, SMALL, tls=proxy.ports.tls is not None).status == 200
     except (OSError, BenchError):
         return False

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from .load import exchange, get_json, saturate, verify
 from .payload import SMALL, Request
-from .peers import Proxy, agent, running, spawn
+from .peers import Certificate, Proxy, agent, running, spawn
 from .plan import Plan
 from .process import BenchError, poll_until
 from .report import Samples
@@ -16,12 +16,20 @@ _WARM_UP_S = 1
 _START_S = 10.0
 
 
-def compare(plan: Plan, request: Request) -> Samples:
-    """Saturate every peer in turn, round after round, so that a slow minute of the machine meets all of them."""
+def compare(plan: Plan, request: Request, *, tls: bool = False) -> Samples:
+    """Saturate every peer in turn, round after round, so that a slow minute of the machine meets all of them.
+
+    With `tls`, wrk comes over TLS; it resumes no sessions.
+    """
+    certificate = Certificate.make(plan.directory) if tls else None
     with ExitStack() as stack:
-        proxies = [stack.enter_context(running(peer, plan.backend, plan.cores, plan.directory)) for peer in plan.peers]
+        proxies = [
+            stack.enter_context(running(peer, plan.backend, plan.cores, plan.directory, tls=certificate))
+            for peer in plan.peers
+            if peer.takes_tls or not tls
+        ]
         for proxy in proxies:
-            verify(proxy.ports.data, request)
+            verify(proxy.ports.data, request, tls=tls)
             _saturate(plan, proxy, request, _WARM_UP_S)
         samples: Samples = {proxy.name: [] for proxy in proxies}
         for _ in range(plan.effort.rounds):
@@ -44,15 +52,19 @@ def refusal(plan: Plan) -> Samples:
 
 
 def _saturate(plan: Plan, proxy: Proxy, request: Request, seconds: int, *, refused: bool = False) -> dict[str, float]:
-    return saturate(
-        proxy.child,
-        proxy.ports.data,
-        request,
-        seconds=seconds,
-        cores=plan.cores,
-        directory=plan.directory,
-        refused=refused,
-    )
+    try:
+        return saturate(
+            proxy.child,
+            proxy.ports.data,
+            request,
+            seconds=seconds,
+            cores=plan.cores,
+            directory=plan.directory,
+            refused=refused,
+            tls=proxy.ports.tls is not None,
+        )
+    except BenchError as error:
+        raise BenchError(f"{proxy.name}: {error}") from error
 
 
 @contextmanager
