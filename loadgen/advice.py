@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from loadgen.knee import Knee, Point, find_knee
-from loadgen.level import Level, little_problem
+from loadgen.level import Level, generator_problem, little_problem
 from loadgen.stats import mean
 from loadgen.units import NS_PER_S, format_duration
 from loadgen.values import Slo
@@ -54,17 +54,19 @@ def latency_slo(slos: Sequence[Slo]) -> Slo | None:
 
 
 def points_of(levels: Sequence[Level]) -> list[Point]:
-    """The closed-loop curve, ascending; of a level that was measured twice the mean."""
+    """The closed-loop curve, ascending; of a level that was measured several times the mean, without those that nobody
+    can trust as long as there are others."""
     by_callers: dict[int, list[Level]] = {}
     for level in levels:
         if level.callers and level.answers.count:
             by_callers.setdefault(level.callers, []).append(level)
-    return [
-        Point(
-            callers, mean([_rate(level) for level in same]), mean([level.answers.mean() / NS_PER_S for level in same])
-        )
-        for callers, same in sorted(by_callers.items())
-    ]
+    return [_point(callers, same) for callers, same in sorted(by_callers.items())]
+
+
+def _point(callers: int, same: Sequence[Level]) -> Point:
+    same = [level for level in same if not (level.problem or generator_problem(level))] or same
+    rates, times = [_rate(level) for level in same], [level.answers.mean() / NS_PER_S for level in same]
+    return Point(callers, mean(rates), mean(times))
 
 
 def _rate(level: Level) -> float:

@@ -3,13 +3,23 @@
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.advice import gated_patch, isvc_patch, keda_scaledobject, kpa_percent, limit_of, queue_of, scaling_of
+from loadgen.advice import (
+    gated_patch,
+    isvc_patch,
+    keda_scaledobject,
+    kpa_percent,
+    limit_of,
+    points_of,
+    queue_of,
+    scaling_of,
+)
 from loadgen.knee import Point, bracket, find_knee, fit_usl
 from loadgen.level import Level, generator_problem, little_problem
 from loadgen.record import Outcome, Recorder, Sample
@@ -143,6 +153,14 @@ def test_the_limit_is_the_knee_unless_the_objective_is_broken_before() -> None:
     assert nothing is not None
     assert (nothing.limit, nothing.slo) == (0, None)
     assert limit_of([Level(1, 0.0, recorder([], shed=5), 1.0)], wide) is None
+
+
+def test_of_several_measurements_of_a_level_those_count_that_can_be_trusted() -> None:
+    steady, slow = closed(4, 200.0), closed(4, 180.0)
+    assert points_of([steady, slow]) == [pytest.approx((4, 190.0, 0.0211), rel=1e-3)]
+    unstable, stalled = replace(slow, problem="it varies"), replace(slow, stall_s=1.0)
+    assert points_of([unstable, steady, stalled]) == points_of([steady])
+    assert points_of([unstable, stalled]) == points_of([slow])
 
 
 def test_a_batchers_limit_is_whole_batches_as_far_as_the_objective_allows() -> None:

@@ -1,8 +1,9 @@
-"""`make bench-load`: what a request costs each generator, and whether a stall of the server is told as it was.
+"""`make bench-load`: what a request costs each generator, whether a stall of the server is told as it was, and whether
+`tune` finds the limits of predictors whose limits are known.
 
 Every generator is pinned to one core and the stub to another. Requests are counted by the stub, CPU seconds by /proc,
 over the same seconds in the middle of a run. The stall: constant arrivals, one pause of 300 ms; the ground truth
-follows from the schedule alone.
+follows from the schedule alone. The exit code is 1 where a limit is not the right one.
 """
 
 import json
@@ -23,6 +24,7 @@ from tempfile import TemporaryDirectory
 from tests.bench.generators.clients import CALLERS, MODEL, body, message
 from tests.bench.peers import find
 from tests.bench.process import Child, Command, Cores
+from tests.loadgen.known import KNOWN
 
 ROOT = Path(__file__).parents[3]
 LEAD_S, WINDOW_S, TAIL_S = 2.0, 3.0, 2.0
@@ -125,9 +127,23 @@ def stalled(cores: Cores) -> dict[str, float]:
     }
 
 
+def limits(cores: Cores) -> dict[str, tuple[int, bool]]:
+    """What `tune` recommends for each predictor that is known, and whether that is right."""
+    found = {}
+    for name, known in KNOWN.items():
+        with TemporaryDirectory() as folder, server(known.module, min(cores.client)) as port:
+            argv = [sys.executable, "-m", "loadgen", "tune", f"http://127.0.0.1:{port}", "-m", "m", "-c", known.levels]
+            argv += ["--slo", "p90<400ms", "--proof", "none", "--history", "off", "--fail-on", "none", "-o", folder]
+            subprocess.run(argv, stdout=subprocess.DEVNULL, check=True, cwd=ROOT)
+            limit = json.loads((Path(folder) / "result.json").read_text())["advice"]["limit"]
+        found[name] = limit, limit in known.right
+        print(f"tune {name}: {limit}", file=sys.stderr, flush=True)
+    return found
+
+
 def main() -> int:
     cores = Cores.split()
-    rows, stall = costs(cores), stalled(cores)
+    rows, stall, tuned = costs(cores), stalled(cores), limits(cores)
     best = {protocol: statistics.median(values) for protocol, name, values in rows if name == "headgate-load"}
     print(f"{'':6}{'generator':24}{'req per CPU-second':>20}{'us each':>10}{'of ours':>9}")
     for protocol, name, values in rows:
@@ -135,6 +151,9 @@ def main() -> int:
         print(f"{protocol:6}{name:24}{middle:>20,.0f}{1e6 / middle:>10.1f}{middle / best[protocol]:>8.2f}x")
     told = f"p99 {stall['response_p99_ms']:.1f} ms, truth {stall['truth_ms']:.1f} ms ({stall['error']:+.1%})"
     print(f"\none stall of {STALL_MS} ms at {RATE}/s: {told}")
+    for name, (limit, is_right) in tuned.items():
+        right = KNOWN[name].right
+        print(f"tune {name}: limit {limit}, right is {right[0]} to {right[-1]}" + ("" if is_right else "  WRONG"))
     document = {
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "load_average": os.getloadavg()},
         "versions": {
@@ -142,11 +161,12 @@ def main() -> int:
         },
         "rows": [{"protocol": protocol, "generator": name, "per_cpu_s": values} for protocol, name, values in rows],
         "stall": stall,
+        "limits": {name: limit for name, (limit, _) in tuned.items()},
     }
     folder = ROOT / "tests" / "bench" / "results"
     folder.mkdir(exist_ok=True)
     (folder / "load.json").write_text(json.dumps(document, indent=1) + "\n")
-    return 0
+    return 0 if all(is_right for _, is_right in tuned.values()) else 1
 
 
 if __name__ == "__main__":
