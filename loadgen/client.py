@@ -56,6 +56,11 @@ class Link(asyncio.Protocol, ABC):
 _L = TypeVar("_L", bound=Link)
 
 
+def settle(waiting: asyncio.Future[Sample]) -> Callable[[Sample], None]:
+    """What to do with the sample that somebody waits for, who may have left in the same turn of the loop."""
+    return lambda sample: None if waiting.done() else waiting.set_result(sample)
+
+
 class BaseClient(ABC, Generic[_L]):
     """Sends requests to one address and reports each sample's end, exactly once, to `on_done`.
 

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from loadgen.client import MAX_CONNECTIONS, Address, BaseClient, Tls
+from loadgen.client import MAX_CONNECTIONS, Address, BaseClient, Tls, settle
 from loadgen.grpc_link import CallLink
 from loadgen.grpc_stream import EndedStreamLink, OpenStreamLink
 from loadgen.record import Outcome, Sample
@@ -23,7 +23,7 @@ async def call(
     answer's message, with its prefix, and fields."""
     done: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
     kind = EndedStreams if is_stream else GrpcClient
-    client = kind(address, done.set_result, timeout_s, head=head, keep_bodies=True, tls=tls)
+    client = kind(address, settle(done), timeout_s, head=head, keep_bodies=True, tls=tls)
     try:
         client.send(message, Sample(time.monotonic_ns()))
         return await done

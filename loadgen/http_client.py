@@ -12,7 +12,7 @@ from typing import cast
 
 import httptools
 
-from loadgen.client import MAX_CONNECTIONS, Address, BaseClient, Link, Tls, resolve
+from loadgen.client import MAX_CONNECTIONS, Address, BaseClient, Link, Tls, resolve, settle
 from loadgen.record import Cause, Sample, outcome_of_status
 from loadgen.sse import Events
 from loadgen.units import NS_PER_S
@@ -34,7 +34,7 @@ class _SurplusError(Exception):
 async def fetch(address: Address, request: bytes, timeout_s: float, tls: Tls | None = None) -> Sample:
     """One exchange on a connection of its own; the returned sample carries the answer's head and body."""
     done: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
-    client = Client(address, done.set_result, timeout_s, keep_bodies=True, tls=tls)
+    client = Client(address, settle(done), timeout_s, keep_bodies=True, tls=tls)
     try:
         client.send(request, Sample(time.monotonic_ns()))
         return await done
