@@ -154,6 +154,17 @@ def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
+def _envoy_tls(certificate: Certificate) -> dict[str, Any]:
+    files = {
+        "certificate_chain": {"filename": str(certificate.chain)},
+        "private_key": {"filename": str(certificate.key)},
+    }
+    return {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {"tls_certificates": [files]},
+    }
+
+
 def _envoy_config(ports: Ports) -> dict[str, Any]:
     extension = "type.googleapis.com/envoy.extensions.filters"
     route = {"match": {"prefix": "/"}, "route": {"cluster": "predictor", "timeout": "0s"}}
@@ -173,15 +184,7 @@ def _envoy_config(ports: Ports) -> dict[str, Any]:
     }
     chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": manager}]}
     if ports.tls:
-        files = {
-            "certificate_chain": {"filename": str(ports.tls.chain)},
-            "private_key": {"filename": str(ports.tls.key)},
-        }
-        context = {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            "common_tls_context": {"tls_certificates": [files]},
-        }
-        chain["transport_socket"] = {"name": "tls", "typed_config": context}
+        chain["transport_socket"] = {"name": "tls", "typed_config": _envoy_tls(ports.tls)}
     listener = {
         "name": "data",
         "address": _address(ports.data),
