@@ -38,3 +38,23 @@ def event(name: str, level: int = logging.INFO, **facts: object) -> None:
 def failure(name: str, error: BaseException) -> None:
     """Log an error that was survived, with its traceback."""
     logging.getLogger("headgate").error(name, exc_info=error)
+
+
+class Rarely:
+    """An event that strangers can cause: logged once in a while, with how often it has been left out."""
+
+    def __init__(self, name: str, every_s: float = 1.0) -> None:
+        self._name = name
+        self._every_s = every_s
+        self._next = 0.0
+        self._suppressed = 0
+
+    def log(self, **facts: object) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            self._suppressed += 1
+            return
+        if self._suppressed:
+            facts["suppressed"] = self._suppressed
+        self._next, self._suppressed = now + self._every_s, 0
+        event(self._name, level=logging.WARNING, **facts)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from agent.errors import Fault, Outcome
+from agent.net.guests import Guests
 from agent.net.handshakes import Result
 from agent.net.pulse import Pulse
 from agent.net.server import admission_of
@@ -157,6 +158,7 @@ class FakeServer:
         self.connections: set[object] = set()
         self.pools = [FakePool()]
         self.secure = FakeSecure()
+        self.guests = Guests()
 
     def book(self, records: Iterable[FakeRecord]) -> None:
         for record in records:

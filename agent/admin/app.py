@@ -68,7 +68,9 @@ class Admin:
         pages = self._runner.server
         assert pages is not None
         loop = asyncio.get_running_loop()
-        door = self._server.secure.admin_port(lambda: Door(self._server.drain, pages, self._health))
+        door = self._server.secure.admin_port(
+            lambda: Door(self._server.guests, self._server.drain, pages, self._health)
+        )
         self._listener = await loop.create_server(door, sock=sock)
 
     async def stop(self) -> None:
@@ -99,10 +101,11 @@ class Admin:
         words = [f"{stage}", *(f"waits for {one}" for one in waits_for(self._server))]
         return web.Response(text="\n".join([*words, ""]), status=200 if stage is Stage.SERVING else 503)
 
-    async def _wait_for_drain(self, _: web.Request) -> web.Response:
+    async def _wait_for_drain(self, request: web.Request) -> web.Response:
         # A preStop hook can only GET, so asking is what starts the drain, as with Knative's queue-proxy.
         self._server.drain.begin()
-        await self._server.drain.wait()
+        with self._server.guests.excused(request.protocol):
+            await self._server.drain.wait()
         return web.Response(text="drained\n")
 
     async def _load(self, request: web.Request) -> web.Response:

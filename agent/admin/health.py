@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from agent.errors import Fault
 from agent.net.drain import Stage
+from agent.net.guests import Guest, Guests
 from agent.wire.fields import Http2Request, Trailers
 from agent.wire.frames import Code
 from agent.wire.grpc import model_name, percent_encode
@@ -35,33 +36,31 @@ _LIMITS = Limits(head=16 * 1024)
 _BOUNDS = Bounds(streams=16, connection_window=256 * 1024)
 
 
-class Door(asyncio.Protocol):
+class Door(Guest):
     """A new connection to the admin port: HTTP/2 is for the health service, anything else for `pages`."""
 
-    def __init__(self, drain: "Drain", pages: Callable[[], asyncio.Protocol], ports: "set[HealthPort]") -> None:
+    def __init__(
+        self, guests: Guests, drain: "Drain", pages: Callable[[], asyncio.Protocol], ports: "set[HealthPort]"
+    ) -> None:
+        super().__init__(guests)
         self._drain = drain
         self._pages = pages
         self._ports = ports
         self._seen = b""
-        self._transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # A cast, not isinstance: uvloop's transports are none of asyncio's classes.
-        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._seen += data
-        protocol = detect(self._seen)
-        if protocol is Protocol.MORE:
-            return
-        next_protocol: asyncio.Protocol
-        if protocol is Protocol.HTTP2:
-            next_protocol, rest = HealthPort(self._drain, self._ports), self._seen[len(PREFACE) :]
-        else:
-            next_protocol, rest = self._pages(), self._seen
-        self._transport.set_protocol(next_protocol)
-        next_protocol.connection_made(self._transport)
-        next_protocol.data_received(rest)
+        if self.above is None:
+            data = self._seen = self._seen + data
+            protocol = detect(self._seen)
+            if protocol is Protocol.MORE:
+                return
+            if protocol is Protocol.HTTP2:
+                self.above, data = HealthPort(self._drain, self._ports), self._seen[len(PREFACE) :]
+            else:
+                self.above = self._pages()
+            self._seen = b""
+            self.above.connection_made(self._transport)
+        super().data_received(data)
 
 
 class HealthPort(asyncio.Protocol):

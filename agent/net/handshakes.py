@@ -28,26 +28,6 @@ class Result(StrEnum):
     FULL = "full"  # no room for another connection
 
 
-class Rarely:
-    """An event that strangers can cause: logged once in a while, with how often it has been left out."""
-
-    def __init__(self, name: str, every_s: float = 1.0) -> None:
-        self._name = name
-        self._every_s = every_s
-        self._next = 0.0
-        self._suppressed = 0
-
-    def log(self, **facts: object) -> None:
-        now = monotonic()
-        if now < self._next:
-            self._suppressed += 1
-            return
-        if self._suppressed:
-            facts["suppressed"] = self._suppressed
-        self._next, self._suppressed = now + self._every_s, 0
-        logs.event(self._name, level=30, **facts)
-
-
 def why(error: Exception) -> str:
     """The reason of a failed handshake, in OpenSSL's words where they are its."""
     return getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
@@ -57,7 +37,7 @@ class Handshakes:
     """The clients of a port that are not known yet. `counts` says how many handshakes ended which way.
 
     `welcome` says what is above the TLS of a client, or None for one that is not let in, `is_full` whether there is no
-    room for another connection.
+    room for another connection; `most` may be under way.
     """
 
     def __init__(
@@ -67,6 +47,7 @@ class Handshakes:
         context: Callable[[], ssl.SSLContext],
         welcome: Callable[[Tls], asyncio.BaseProtocol | None],
         is_full: Callable[[], bool],
+        most: int = MAX_PENDING,
     ) -> None:
         self.counts = dict.fromkeys(Result, 0)
         self._loop = loop
@@ -74,11 +55,12 @@ class Handshakes:
         self._context = context
         self._welcome = welcome
         self._is_full = is_full
+        self._most = most
         # Both in the order of their coming.
         self._pending: dict[Tls, float] = {}
         self._heard: dict[Tls, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._failures = Rarely("handshake failed")
+        self._failures = logs.Rarely("handshake failed")
 
     @property
     def pending(self) -> int:
@@ -112,7 +94,7 @@ class Handshakes:
         if self._is_full():
             self._reject(layer, Result.FULL)
             return
-        if len(pending) >= MAX_PENDING:
+        if len(pending) >= self._most:
             self._reject(next(iter(pending)), Result.CROWDED)
         pending[layer] = monotonic()
         if self._timer is None:
@@ -180,7 +162,7 @@ class Dialled:
         room: memoryview,
         name: str | None,
         alpn: str,
-        failures: Rarely,
+        failures: logs.Rarely,
     ) -> None:
         self.done: asyncio.Future[None] = loop.create_future()
         self.layer = Tls(loop, self, context, room, name)

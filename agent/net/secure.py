@@ -9,7 +9,8 @@ from agent.certificates import client_context, not_after, server_context
 from agent.errors import CertificateError
 from agent.files import Watched
 from agent.net.clear import HTTP1, HTTP2, Clear
-from agent.net.handshakes import Dialled, Handshakes, Rarely
+from agent.net.guests import MOST
+from agent.net.handshakes import Dialled, Handshakes
 from agent.net.tls import Tls
 from agent.security import Security, token
 from agent.values import Address
@@ -116,6 +117,7 @@ class Secure(Clear):
             lambda: watched.made.contexts[_ADMIN_OFFER],
             lambda _: above(),
             lambda: False,
+            MOST,
         )
         self.ports["admin"].append(handshakes)
         return handshakes.accept
@@ -130,7 +132,7 @@ class Secure(Clear):
         # The root's dot is of the resolver's, and in no certificate (RFC 6066 section 3).
         watched, name = self._upstream, (s.upstream_server_name or address.host).removesuffix(".") or None
         # Every dial fails the same way, four times a second.
-        failures = Rarely("upstream tls failed", every_s=10.0)
+        failures = logs.Rarely("upstream tls failed", every_s=10.0)
 
         def dial(above: asyncio.BaseProtocol) -> Dialled:
             return Dialled(self._loop, above, watched.made.contexts[alpn,], self._room, name, alpn, failures)

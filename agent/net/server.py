@@ -19,6 +19,7 @@ from agent.net.clear import HTTP1, HTTP2, secured
 from agent.net.connection import ClientConnection, Shared
 from agent.net.drain import Drain, Stage
 from agent.net.gate import Gate
+from agent.net.guests import MOST, Guest, Guests
 from agent.net.http1_upstream import Http1Pool
 from agent.net.http2_downstream import BULK_WINDOW
 from agent.net.http2_upstream import Http2Pool
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from agent.admin.app import Admin
     from agent.scale.knative import KnativeStats
 
-# Descriptors that are not for clients: listeners, the admin port, logs, dials that fail.
-_RESERVED_DESCRIPTORS = 64
+# Descriptors that are not for clients: listeners, logs, dials that fail; the admin port's, and its handshakes.
+_RESERVED_DESCRIPTORS = 64 + 2 * MOST
 _BACKLOG = 4096
 # How often the demand is read (scale.demand.Meter).
 _TICK_S = 1.0
@@ -70,7 +71,6 @@ class Server:
         self.admission = admission_of(settings)
         self.load = page.LoadPage(self.admission, self.usages, self.counters, now)
         self.proxied = Proxied(now) if settings.knative_metrics else None
-        observers = _observers_of(settings, self.counters, now)
         self._shared = shared = Shared(partial(logs.failure, "connection failed"))
         self.gate = Gate(
             loop=loop,
@@ -83,7 +83,7 @@ class Server:
             load=self.load,
             proxied=self.proxied,
             orca=None if settings.orca == "off" else Orca(self.load, always=settings.orca == "always"),
-            hooks=Hooks(observers, partial(logs.failure, "observer dropped")),
+            hooks=Hooks(_observers_of(settings, self.counters, now), partial(logs.failure, "observer dropped")),
             replies=Replies(settings.overload_status),
             queued_body=settings.queued_body,
             retry_stale=settings.retry_stale,
@@ -106,6 +106,7 @@ class Server:
         self.sweeper: Sweeper | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._listeners: list[asyncio.Server] = []
+        self.guests = Guests()
         self._admin: Admin | None = None
         self._knative: KnativeStats | None = None
         self.addresses: list[str] = []
@@ -134,7 +135,7 @@ class Server:
         if self.proxied is not None and knative is not None:
             load_stats = await asyncio.to_thread(_load_knative)
             self._knative = load_stats(self.load, self.proxied, os.environ, monotonic())
-            await self._knative.start(knative)
+            await self._knative.start(knative, partial(Guest, self.guests))
             self.knative_address = _name(knative)
         self.addresses = [_name(sock) for sock in data]
         self.admin_address = _name(admin)

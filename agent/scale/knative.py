@@ -5,8 +5,9 @@ Its scraper wants status 200, the content type to the letter, and 336 bytes at m
 the method does not matter.
 """
 
+import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
@@ -35,6 +36,7 @@ class KnativeStats:
         app = web.Application()
         app.router.add_route("*", "/metrics", self._stat)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._listener: asyncio.Server | None = None
 
     def tick(self, now: float) -> None:
         """A second has passed."""
@@ -51,13 +53,17 @@ class KnativeStats:
             process_uptime=now - self._started,
         ).SerializeToString()
 
-    async def start(self, sock: socket.socket) -> None:
-        """Serve on a socket that listens already."""
+    async def start(self, sock: socket.socket, accept: Callable[[asyncio.Protocol], asyncio.Protocol]) -> None:
+        """Serve on a socket that listens already. `accept` is given what a new connection is for."""
         await self._runner.setup()
-        await web.SockSite(self._runner, sock).start()
+        pages = self._runner.server
+        assert pages is not None
+        self._listener = await asyncio.get_running_loop().create_server(lambda: accept(pages()), sock=sock)
 
     async def stop(self) -> None:
         """Answer what is being asked, then close."""
+        if self._listener is not None:
+            self._listener.close()
         await self._runner.cleanup()
 
     async def _stat(self, _: web.Request) -> web.Response:

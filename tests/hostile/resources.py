@@ -9,6 +9,7 @@ from itertools import islice
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.net.drain import Stage
+from agent.net.guests import MOST
 from agent.observe.accesslog import AccessLog, Mode
 from agent.observe.hooks import Hooks
 from tests.hostile.case import TAIL, Case, Class, Play, deliver
@@ -240,6 +241,20 @@ async def never_read(site: Site) -> None:
     await unchanged(site)
 
 
+async def crowd(site: Site, data: bytes) -> None:
+    """More connections than the port has room for, all of them held: those who ask are answered all the same."""
+    held = []
+    for _ in range(2 * MOST):
+        client = await admin(site)
+        held.append(client)
+        with contextlib.suppress(ConnectionError):
+            await client.send(data)
+    await eventually(lambda: len(site.bed.server.guests) <= MOST)
+    await unchanged(site)
+    for client in held:
+        client.close()
+
+
 # llhttp skips surplus spaces in the request line, and CR and LF before it; aiohttp routes by the path alone, goes on
 # after 404 and 417, and takes 16 digits for a size.
 LENIENT = frozenset(
@@ -292,6 +307,9 @@ CLASSES = [
             Play("answers that nobody reads", never_read),
             Play("other methods", only_get),
             Play("a line that does not end", partial(big, head=b"X: " + b"y" * 2_000_000)),
+            Play("connections that say nothing", partial(crowd, data=b"")),
+            Play("heads that do not end", partial(crowd, data=b"GET /metrics HTTP/1.1\r\nX: ")),
+            Play("pages that nobody reads", partial(crowd, data=b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 50)),
             Play("many fields", partial(big, head=b"x: y\r\n" * 200_000)),
         ],
     ),

@@ -365,8 +365,9 @@ async def test_a_handshake_that_takes_too_long_is_ended(tls_agent: TlsOpener) ->
 
 
 async def test_the_oldest_handshake_gives_way(tls_agent: TlsOpener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handshakes, "MAX_PENDING", 4)
     agent = await tls_agent()
+    [port] = agent.server.secure.ports["data"]
+    monkeypatch.setattr(port, "_most", 4)
     flood = [await raw_client(agent) for _ in range(9)]
     for client in flood[:5]:
         await client.ended()
