@@ -41,15 +41,32 @@ def eventually(condition: Callable[[], bool], what: str, timeout_s: float = _SET
 
 
 def free_port() -> int:
-    """A port nobody listens on, for programs that cannot say which one they chose. Never the same twice.
+    """A port nobody listens on, for programs that cannot say which one they chose. Never the same twice, nor the same
+    as another process of tests on this machine has chosen, whether its program listens yet, no more, or again.
 
     It lies below the range that the kernel gives to outgoing connections, so that nothing takes it before the program
     does, and a client that dials it while the program is down cannot be connected to itself.
     """
     for port in _ports():
         with suppress(OSError), socket.create_server((HOST, port)):
+            _claim(port)
             return port
     raise ProcessError("no free port between 20000 and 32000")
+
+
+_CLAIMS: list[socket.socket] = []
+
+
+def _claim(port: int) -> None:
+    """Keep a port from other test processes until this one ends. Raises OSError where it is somebody else's."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        # A name of Linux's own namespace, which is no file: the kernel frees it with this process, however that ends.
+        claim.bind(f"\0headgate-tests-port-{port}")
+    except OSError:
+        claim.close()
+        raise
+    _CLAIMS.append(claim)
 
 
 @cache
