@@ -234,10 +234,10 @@ async def test_a_request_without_answer_times_out_from_its_intended_time_and_clo
         await line.gone()
         gone.set()
 
-    async with serving(script) as peer, client_of(peer.address, timeout_s=0.05) as (client, ends):
+    async with serving(script) as peer, client_of(peer.address, timeout_s=0.3) as (client, ends):
         sample = await exchange(client, ends)
         assert (sample.outcome, sample.cause) == (Outcome.TIMEOUT, Cause.TIMEOUT)
-        assert sample.response_ns >= 50_000_000
+        assert sample.response_ns >= 300_000_000
         async with asyncio.timeout(5):
             await gone.wait()
         assert client.inflight == 0
@@ -269,7 +269,8 @@ async def test_a_timeout_ends_only_those_whose_time_is_up() -> None:
         await ends.wait_for(3)
         assert answered.outcome is Outcome.OK
         assert old.outcome is young.outcome is Outcome.TIMEOUT
-        assert young.done_ns - old.done_ns >= 100_000_000
+        assert ends.samples.index(old) < ends.samples.index(young)
+        assert young.response_ns >= 200_000_000
 
 
 async def test_a_timeout_in_the_backlog_is_reported_and_never_sent() -> None:

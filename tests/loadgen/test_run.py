@@ -103,8 +103,9 @@ async def test_the_same_stall_hides_from_the_send_time_when_connections_are_few(
         sum(count for upper, count in clock[Outcome.OK].buckets() if upper >= 100 * MS)
         for clock in (total.response, total.service)
     ]
-    # One request is slow by its send time; by its intended time every caller of the stall is.
-    assert slow[1] == 1
+    # One request is slow by its send time, or a few on a machine that stalls too; by its intended time every caller of
+    # the stall is.
+    assert 1 <= slow[1] <= 4
     assert slow[0] >= 39
     assert result.backlogged >= 39
     assert "connections were in use" in generator_problem(level_of(result, rate=200.0))
@@ -201,8 +202,9 @@ async def test_a_closed_loop_caller_tries_again_only_after_a_pause() -> None:
 
 
 async def test_a_closed_loop_caller_goes_on_after_a_timeout() -> None:
+    # Connecting has the same time, and fails the run: a busy machine must not take as long for it.
     async with serving(Line.gone) as peer:
-        result = await ClosedLoop(target(peer.address, timeout_s=0.02), concurrency=2, limit=6).run()
+        result = await ClosedLoop(target(peer.address, timeout_s=0.3), concurrency=2, limit=6).run()
     assert result.total.causes == {Cause.TIMEOUT: 6}
 
 
