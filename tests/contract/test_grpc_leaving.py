@@ -10,7 +10,7 @@ from .conftest import Pair, StartAgent
 from .crowd import release
 from .grpccrowd import ask, begin, calling, channel, held, reply
 from .grpcpayloads import INFER, message, prefixed, tensor
-from .processes import Server
+from .processes import Server, eventually
 from .rawh2 import Call, H2Client
 
 pytestmark = pytest.mark.contract
@@ -71,13 +71,18 @@ def test_a_call_that_ends_in_flight_leaves_nothing_behind(server: Server, start_
     agent = start_agent(server.upstream, "--limit", "1")
     key = f"leave {leave}"
     with channel(agent.address) as opened:
+        # A deadline runs while the client connects, too.
+        grpc.channel_ready_future(opened).result(30.0)
         call = begin(opened, held(key), timeout_s=1.0 if leave == "deadline" else 30.0)
-        agent.await_state(inflight=1)
+        if leave == "deadline":
+            # Nobody need have seen it in flight by then: that it was is counted.
+            assert call.code() is LATE
+            eventually(lambda: agent.metrics().value("headgate_queue_wait_seconds_count") == 1, "it was in flight")
+        else:
+            agent.await_state(inflight=1)
         if leave == "cancel":
             call.cancel()
             assert call.code() is CANCELLED
-        elif leave == "deadline":
-            assert call.code() is LATE
     release(server, key)
     agent.await_state(inflight=0, queued=0)
     assert [ask(agent.address, message()).code for _ in range(2)] == [OK, OK]

@@ -157,6 +157,8 @@ def test_a_model_has_a_limit_of_its_own(server: Server, start_agent: StartAgent)
 
 def test_waiting_ends_at_the_deadline(server: Server, start_agent: StartAgent) -> None:
     agent = start_agent(server.upstream, "--limit", "1", "--queue", "1", "--deadline", "100ms")
+    # Leaves a connection to the predictor behind: the call that runs waits for nothing.
+    assert ask(agent.address, b"", method=SERVICE + "ServerLive").code is OK
     with calling(agent.address, [held("grpc deadline")]) as calls:
         agent.await_state(inflight=1)
         check_refusal(ask(agent.address, message()), LATE, "expired")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .processes import Server, get
+from .processes import Server, eventually, get
 
 pytestmark = pytest.mark.contract
 
@@ -94,7 +94,8 @@ def test_triton_reads_inputs_from_shared_memory(triton: Server, protocol: str, m
     assert level["statuses"] == ({"0": 50} if protocol.startswith("grpc") else {"200": 50})
     status, left = get(triton.address, "/v2/systemsharedmemory/status")
     assert (status, json.loads(left)) == (200, [])
-    assert not list(Path("/dev/shm").glob("headgate-load-*"))
+    # Those of other tests on this machine go within moments.
+    eventually(lambda: not list(Path("/dev/shm").glob("headgate-load-*")), "nothing is left behind")
 
 
 def test_who_knows_no_shared_memory_is_told(mlserver: Server) -> None:

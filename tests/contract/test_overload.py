@@ -85,6 +85,8 @@ def test_a_model_has_a_limit_of_its_own(server: Server, start_agent: StartAgent)
 
 def test_waiting_ends_at_the_deadline(server: Server, start_agent: StartAgent) -> None:
     agent = start_agent(server.upstream, "--limit", "1", "--queue", "1", "--deadline", "100ms")
+    # Leaves a connection to the predictor behind: the request that runs waits for nothing.
+    exchange(agent.address, request("GET", "/v2/health/live"))
     with asking(agent.address, [held("deadline")]) as clients:
         agent.await_state(inflight=1)
         (late,) = exchange(agent.address, request("POST", INFER, v2(), JSON))

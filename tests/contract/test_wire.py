@@ -171,6 +171,6 @@ def test_no_request_is_forgotten_while_a_connection_is_made(mlserver_pair: Pair,
             while time.perf_counter() < pause_until:
                 pass
             clients[-1].send(sent.data)
-            eventually(each_has_a_connection, f"connections for {len(clients)} requests", 2)
+            eventually(each_has_a_connection, f"connections for {len(clients)} requests")
         release(mlserver_pair.server, key)
         assert {client.receive("POST").status for client in clients} == {200}
