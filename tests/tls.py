@@ -274,8 +274,11 @@ class TlsPredictor(FakePredictor):
             peer = TlsPeer(sock, self._context)
             try:
                 self._ready.append(await peer.handshake())
-            except (ssl.SSLError, IncompleteError):
+            except (IncompleteError, OSError):  # who leaves may do so while it is sent to; ssl.SSLError is an OSError
                 sock.close()
+            except asyncio.CancelledError:
+                sock.close()
+                raise
 
     def close(self) -> None:
         super().close()
