@@ -218,7 +218,9 @@ async def test_turn_by_turn(start_agent: StartAgent) -> None:
 
 
 async def test_a_connection_that_ages_loses_no_call(start_agent: StartAgent) -> None:
-    """The server says GOAWAY to every connection twice a second and closes it soon after; the load never pauses."""
+    """The server says GOAWAY to every connection twice a second and closes it once its calls have ended; the load never
+    pauses until eight have grown old.
+    """
     served = 0
     peers = set()
 
@@ -229,22 +231,20 @@ async def test_a_connection_that_ages_loses_no_call(start_agent: StartAgent) -> 
         await asyncio.sleep(0.02)
         return sent
 
-    ages = (("grpc.max_connection_age_ms", 500), ("grpc.max_connection_age_grace_ms", 2_000))
+    ages = (("grpc.max_connection_age_ms", 500), ("grpc.max_connection_age_grace_ms", 20_000))
     async with serving({INFER: mirror}, options=ages) as server:
         agent = start_agent(f"h2c://{server}")
 
         async def load(number: int) -> int:
             async with client(agent.address) as channel:
                 ask = channel.unary_unary(INFER)
-                until, sent = asyncio.get_running_loop().time() + 4, message([float(number)])
-                count = 0
-                while asyncio.get_running_loop().time() < until:
+                sent, count = message([float(number)]), 0
+                while len(peers) <= 8 or count <= 20:
                     assert await ask(sent, timeout=20) == sent
                     count += 1
                 return count
 
-        counts = await asyncio.gather(*(load(number) for number in range(8)))
+        async with asyncio.timeout(60):
+            counts = await asyncio.gather(*(load(number) for number in range(8)))
         state = await asyncio.to_thread(agent.await_state, inflight=0, queued=0)
-    assert len(peers) >= 5, "the server let connections grow old"
     assert served == sum(counts) == state["outcomes"]["served"]
-    assert min(counts) > 20
