@@ -210,7 +210,8 @@ async def test_the_wrong_port_is_told_with_what_to_look_at(scheme: str, answer: 
         await line.gone()
 
     async with serving(script) as peer:
-        code, _, err = await command("run", f"{scheme}://127.0.0.1:{peer.address[1]}", "-m", "m", "-t", "300ms")
+        patience = "10s" if answer else "300ms"
+        code, _, err = await command("run", f"{scheme}://127.0.0.1:{peer.address[1]}", "-m", "m", "-t", patience)
     assert (code, said in err) == (Exit.UNREACHABLE, True), err
 
 
