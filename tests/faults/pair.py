@@ -60,7 +60,7 @@ class Pair:
                 pass
 
     async def fill(self, protocol: str, running: Plan) -> None:
-        """Every slot is taken by this, and others wait."""
+        """Every slot is taken by this, and others wait. It must not end before they do."""
         for count in range(1, LIMIT + 1):
             self.ask(protocol, running)
             await self.until(inflight=count)
@@ -78,14 +78,20 @@ class Pair:
         """How often the predictor took each up."""
         return [self.book.line(number)[1] for number in range(1, len(self.ledger) + 1)]
 
+    async def until_executed(self, count: int) -> None:
+        """Until the predictor has taken up the first so many: what the agent has sent may still lie in a socket."""
+        await eventually(lambda: sum(self.executed()[:count]) == count, "the predictor has not taken them up")
+
     async def check_afterwards(self, protocol: str, *, but: Sequence[str] = ()) -> None:
         """The agent serves, every slot is free, and nothing is left open when the predictor is gone.
 
         Its log holds no trouble but lines with one of these words.
         """
+        self.predictor.signal(signal.SIGSTOP)  # or one slot may be free again before the last is taken
         for _ in range(self._limit):
-            self.ask(protocol, plain(delay_s=0.1))
+            self.ask(protocol, plain())
         await self.until(inflight=self._limit)
+        self.predictor.signal(signal.SIGCONT)
         assert (await self.answered())[SERVED] >= self._limit
         state = await self.agent.settle(PATIENCE_S)
         assert (state["inflight"], state["queued"], state["queued_bytes"], state["active"]) == (0, 0, 0, 0)

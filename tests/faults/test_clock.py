@@ -1,5 +1,6 @@
 """A wall clock that jumps while requests run and wait changes time stamps, and nothing else."""
 
+import asyncio
 import json
 import os
 import re
@@ -7,12 +8,12 @@ import shutil
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
 
 import pytest
 
 from tests.faults.pair import LIMIT, WAITING, Pair
 from tests.soak.plan import SERVED, Deed, plain
+from tests.sockets import PATIENCE_S
 
 # A child process needs the loop's child watcher; the agent in it runs on uvloop whatever this test runs on.
 pytestmark = [pytest.mark.asyncio(loop_factories=["asyncio"]), pytest.mark.parametrize("protocol", ["http", "grpc"])]
@@ -79,11 +80,44 @@ async def test_nobody_expires_of_a_jump(pair: Pair, clock: Clock, protocol: str,
     await pair.check_afterwards(protocol)
 
 
-async def test_deadlines_come_when_they_should(pair: Pair, clock: Clock, protocol: str) -> None:
-    await pair.start("--deadline", "600ms", "--timeout", "900ms", environment=clock.environment)
-    begun = monotonic()
-    await pair.fill(protocol, plain(Deed.NEVER))
+async def test_a_deadline_comes_when_it_should(pair: Pair, clock: Clock, protocol: str) -> None:
+    await pair.start("--deadline", "600ms", environment=clock.environment)
+    for _ in range(LIMIT):
+        pair.ask(protocol, plain(Deed.NEVER))
+    await pair.until(inflight=LIMIT)
+    for _ in range(WAITING):
+        pair.ask(protocol, plain())
+    async with asyncio.timeout(PATIENCE_S):
+        while await come_to_wait(pair) < WAITING:
+            pass
     clock.jump(-24 * HOUR_S)
-    assert await pair.answered() == {"expired": WAITING, "timeout": LIMIT}
-    assert monotonic() - begun > 0.6
+    await pair.until(queued=0)
+    pair.predictor.signal(signal.SIGKILL)
+    await pair.predictor.wait()
+    await pair.predictor.start()
+    assert await pair.answered() == {"expired": WAITING, "upstream_closed": LIMIT}
+    assert min(seconds_of(pair, "expired")) > 0.6
     await pair.check_afterwards(protocol)
+
+
+async def come_to_wait(pair: Pair) -> int:
+    """How many have begun to wait, those whose time is over already with them."""
+    state = await pair.agent.state()
+    return int(state["queued"] + state["outcomes"].get("expired", 0))
+
+
+async def test_a_time_out_comes_when_it_should(pair: Pair, clock: Clock, protocol: str) -> None:
+    await pair.start("--timeout", "2s", environment=clock.environment)
+    for _ in range(LIMIT):
+        pair.ask(protocol, plain(Deed.NEVER))
+    await pair.until_executed(LIMIT)
+    clock.jump(-24 * HOUR_S)
+    assert await pair.answered() == {"timeout": LIMIT}
+    assert min(seconds_of(pair, "timeout")) > 2.0
+    await pair.check_afterwards(protocol)
+
+
+def seconds_of(pair: Pair, end: str) -> list[float]:
+    """How long those took that ended so, by the test's own clock."""
+    entries = [pair.ledger.entry(number) for number in range(1, len(pair.ledger) + 1)]
+    return [entry.ended - entry.asked for entry in entries if entry.end == end]

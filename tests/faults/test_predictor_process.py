@@ -21,6 +21,8 @@ async def test_it_is_killed(pair: Pair, protocol: str, *, stopped: bool) -> None
     if stopped:
         pair.predictor.signal(signal.SIGSTOP)
     await pair.fill(protocol, plain(Deed.NEVER))
+    if not stopped:
+        await pair.until_executed(LIMIT)
     pair.predictor.signal(signal.SIGKILL)
     await pair.predictor.wait()
     await pair.until(inflight=LIMIT, queued=WAITING - LIMIT)
@@ -42,7 +44,7 @@ async def test_it_stands_still_and_goes_on(pair: Pair, protocol: str) -> None:
 
 async def test_it_stands_still_for_too_long(pair: Pair, protocol: str) -> None:
     """`--timeout` frees the slots. What had been sent is not sent again when it goes on."""
-    await pair.start("--timeout", "300ms")
+    await pair.start("--timeout", "2s")  # and those that come afterwards are to be in time
     pair.predictor.signal(signal.SIGSTOP)
     for _ in range(LIMIT):
         pair.ask(protocol, plain())
@@ -56,7 +58,10 @@ async def test_it_stands_still_for_too_long(pair: Pair, protocol: str) -> None:
 async def test_it_is_ended_with_sigterm(pair: Pair, protocol: str) -> None:
     """It finishes what it has; over HTTP/2 it says that it goes. Nobody notices."""
     await pair.start()
-    await pair.fill(protocol, plain(delay_s=0.3))
+    pair.predictor.signal(signal.SIGSTOP)  # or those that run may end while others come to wait
+    await pair.fill(protocol, plain(delay_s=0.5))
+    pair.predictor.signal(signal.SIGCONT)
+    await pair.until_executed(LIMIT)
     pair.predictor.signal(signal.SIGTERM)
     await pair.predictor.wait()
     await pair.predictor.start()
