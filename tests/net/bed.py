@@ -161,9 +161,10 @@ class Bed:
         await asyncio.gather(*self._senders)
 
     def later(self, seconds: float) -> None:
-        """Have the time-outs looked at as if so many more seconds had passed."""
+        """Have the time-outs looked at as if so many more seconds had passed. From now on nobody else looks."""
         self._ahead += seconds
         assert self.server.sweeper is not None
+        self.server.sweeper.stop()  # for it time would go back
         self.server.sweeper.sweep(monotonic() + self._ahead)
         self.server.gate.shared.flush()
 
