@@ -149,6 +149,8 @@ class HttpPredictor(asyncio.Protocol):
         pass
 
     def _reset(self, content: bytes) -> None:
+        if self._transport.is_closing():
+            return
         sock = self._transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
