@@ -22,7 +22,7 @@ from tests.net.http2_peers import (
     infer,
     plain_head,
 )
-from tests.sockets import FakePredictor, eventually
+from tests.sockets import PATIENCE_S, FakePredictor, eventually
 from tests.wire import frames_by_hand as raw
 
 ANNOUNCED = Goaway(raw.MAX_31, raw.NO_ERROR)
@@ -185,7 +185,7 @@ async def test_slots_that_linger_do_not_outlast_the_drain(h2bed: Http2Opener) ->
     await client.settled()
     assert agent.gate.active == 1
     agent.server.drain.begin()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await agent.server.drain.wait()
     assert agent.outcomes == [Outcome.SERVED, Outcome.CLIENT_GONE]
 
@@ -219,7 +219,7 @@ async def test_a_reader_that_is_too_slow_does_not_hold_up_the_end(h2bed: Http2Op
     agent.start(server.respond(request, b"x" * 100_000))
     await eventually(lambda: agent.outcomes)
     agent.server.drain.begin()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await agent.server.drain.wait()
     await client.peer.ended()
     assert not half.is_complete

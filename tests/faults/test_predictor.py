@@ -205,9 +205,9 @@ async def test_nothing_is_sent_again_for_a_client_that_left(bed: Opener) -> None
 async def test_idle_connections_are_dropped_before_predictors_close_them(
     bed: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.net.http1_upstream.MAX_IDLE_S", 0.1)
     agent = await bed()
     predictor = await agent.warm()
+    monkeypatch.setattr("agent.net.http1_upstream.MAX_IDLE_S", 0.1)
     assert await predictor.rest() == b""
     await eventually(lambda: not agent.pool.connections)
 

@@ -119,17 +119,16 @@ async def test_the_slot_is_held_for_as_long_as_the_model_usually_takes(h2bed: Ht
     await make_history(agent, client, server)
     usage = agent.server.usages["grpc"].of("m")
     usage.service_s = 0.2
+    begun = monotonic()
     half, request = await reach("sent", client, server)
     assert request is not None
-    begun = monotonic()
+    waiting = await client.call(b"waits")
+    await eventually(lambda: agent.admission.queued)
     await client.reset(half)
     await server.until(lambda: request.reset is not None)
     assert request.reset == raw.CANCEL
-    waiting = await client.call(b"waits")
-    await eventually(lambda: agent.admission.queued)
-    assert (agent.admission.inflight, agent.outcomes) == (1, [])
     after = await server.request()
-    assert monotonic() - begun > 0.1
+    assert monotonic() - begun > 0.2
     assert (agent.outcomes, agent.codes, agent.admission.inflight) == ([Outcome.CLIENT_GONE], [1], 1)
     assert usage.service_s == 0.2
     await server.respond(after)
@@ -164,12 +163,13 @@ async def test_slots_that_are_held_are_released_in_the_order_of_their_times(h2be
     client, server = await agent.pair()
     for name, seconds in (("slow", 3600.0), ("m", 0.05)):
         agent.server.usages["grpc"].learn(name, monotonic()).service_s = seconds
+        begun = monotonic()
         half = await client.send(grpc_head(), infer(b"", name.encode()))
         request = await server.request()
         await client.reset(half)
         await server.until(lambda: request.reset is not None)  # noqa: B023 - waited for in this turn
-    assert agent.admission.inflight == 2
     await eventually(lambda: agent.admission.inflight == 1)
+    assert monotonic() - begun > 0.05
     assert agent.server.usages["grpc"].of("slow").inflight == 1
     agent.gate.release(monotonic() + 3601)
     assert agent.outcomes == [Outcome.CLIENT_GONE] * 2

@@ -61,14 +61,19 @@ async def test_a_head_that_does_not_go_on_is_cut(bed: Opener, start: bytes) -> N
 
 
 async def test_an_idle_connection_is_closed(bed: Opener) -> None:
-    agent = await bed(idle_timeout="100ms")
+    agent = await bed(idle_timeout="100s")
     silent, served = await agent.client(), await agent.client()
     await served.send(get())
     predictor = await agent.predictor.accept()
     await predictor.request()
     await predictor.send(OK)
-    assert await served.rest() == OK
-    assert await silent.rest() == b""
+    assert (await served.response()).raw == OK
+    await eventually(lambda: len(agent.server.connections) == 2)
+    agent.later(90)
+    assert len(agent.server.connections) == 2
+    agent.later(20)
+    for client in (silent, served):
+        assert await client.rest() == b""
 
 
 async def test_a_busy_connection_is_not_idle(bed: Opener) -> None:

@@ -81,10 +81,12 @@ async def test_a_refused_head_request_gets_no_body(bed: Opener) -> None:
 
 
 async def test_a_queued_request_expires_while_another_stays(bed: Opener) -> None:
-    agent = await bed(limit="1", deadline="150ms")
+    agent = await bed(limit="1")
     _, predictor = await agent.occupy()
     client = await agent.client()
     await client.send(post(b"late") + get())
+    await eventually(lambda: agent.admission.queued)
+    agent.expire()
     reply = await client.response()
     assert (reply.status, reply.values(b"x-headgate-reason")) == (504, [b"expired"])
     second = await agent.predictor.accept()
@@ -185,7 +187,7 @@ async def test_continue_waits_for_the_dispatch(bed: Opener) -> None:
 
 
 async def test_continue_is_never_sent_before_a_refusal(bed: Opener) -> None:
-    agent = await bed(limit="1", queue="1", deadline="100ms")
+    agent = await bed(limit="1", queue="1")
     await agent.occupy()
     waiting = post(b"", b"Expect: 100-continue").replace(b"Length: 0", b"Length: 5")
     expired, refused = await agent.client(), await agent.client()
@@ -193,6 +195,8 @@ async def test_continue_is_never_sent_before_a_refusal(bed: Opener) -> None:
     await eventually(lambda: agent.admission.queued)
     await refused.send(waiting)
     for client, status in ((refused, 503), (expired, 504)):
+        if client is expired:
+            agent.expire()
         reply = await client.response()
         assert (reply.status, reply.values(b"Connection")) == (status, [b"close"])
 

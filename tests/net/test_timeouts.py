@@ -182,7 +182,7 @@ async def test_a_probe_that_is_not_answered_is_told_too(bed: Opener) -> None:
 
 
 async def test_a_predictor_that_is_not_there_is_no_late_answer(bed: Opener) -> None:
-    agent = await bed(FakePredictor(), response_timeout="100ms", deadline="1h")
+    agent = await bed(FakePredictor(), response_timeout="10s", deadline="1h")
     client = await agent.client()
     await client.send(post(b"x"))
     await eventually(lambda: agent.pool.waiting)
