@@ -1,6 +1,7 @@
 """HTTP/2 connections to one predictor: each carries many requests, and another is dialled when it takes no more."""
 
 import asyncio
+import select
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -110,7 +111,7 @@ class Outbound(ClientStream):
 class Http2Upstream(Connection):
     """One connection to the predictor."""
 
-    __slots__ = ("_bounds", "_is_retired", "_limits", "_machine", "_pool", "open", "streams")
+    __slots__ = ("_bounds", "_is_retired", "_limits", "_machine", "_poll", "_pool", "open", "streams")
 
     def __init__(self, shared: Shared, pool: "Http2Pool", limits: Limits, bounds: Bounds) -> None:
         super().__init__(shared)
@@ -123,8 +124,9 @@ class Http2Upstream(Connection):
 
     @property
     def room(self) -> int:
-        """How many more requests it takes."""
-        return self._machine.room
+        """How many more requests it takes; none where its end has come, heard of or not (DECISIONS 11)."""
+        room = self._machine.room
+        return 0 if room and self._poll(0) else room
 
     def exchanges(self) -> "Iterator[Exchange]":
         """Those that the predictor has."""
@@ -136,6 +138,9 @@ class Http2Upstream(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        poller = select.poll()
+        poller.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        self._poll = poller.poll
         # Not before: the machine speaks first.
         machine = self._machine = ClientHttp2(self, self._limits, self._bounds)
         self.open, self.streams = machine.open, machine.streams

@@ -6,6 +6,7 @@ from agent.net import pool
 from agent.net.http2_upstream import Http2Pool
 from tests.net.bed import OK, Bed, Opener, ok, post
 from tests.net.http2_bed import Http2Opener
+from tests.net.http2_peers import GRPC_ANSWER, GRPC_OK, infer
 from tests.sockets import FakePredictor, Peer, eventually
 
 
@@ -102,3 +103,21 @@ async def test_a_port_is_trusted_again_for_what_it_says_itself(h2bed: Http2Opene
     await fresh.respond(request)
     await caller.answer(held)
     await answer(running, trusted)
+
+
+async def test_an_end_that_the_loop_has_not_heard_of_is_seen(h2bed: Http2Opener) -> None:
+    """Where the agent was not given the processor, an answer and the end of the connection are there at once."""
+    agent = await h2bed(limit="1")
+    client, dying = await agent.pair()
+    running, request = await agent.occupy_slot(client, dying)
+    [queued] = await agent.queue_calls(client, 1)
+    dying.h2.send_headers(request.id, GRPC_ANSWER)
+    dying.h2.send_headers(request.id, GRPC_OK, end_stream=True)
+    dying.peer.sock.send(dying.h2.data_to_send())
+    dying.peer.close()
+    assert (await client.answer(running)).grpc_status == 0
+    fresh = await agent.connection()
+    again = await fresh.request()
+    assert bytes(again.body) == infer(b"queued 0")
+    await fresh.respond(again)
+    assert (await client.answer(queued)).grpc_status == 0
