@@ -35,12 +35,13 @@ PAUSE_ALL = PAUSE_QUEUED | PAUSE_PEER | PAUSE_PIPELINE
 class Shared:
     """Process-wide buffers, known heads, and the connections with bytes to flush. One thread uses them all."""
 
-    __slots__ = ("dirty", "heads", "large", "report", "small")
+    __slots__ = ("dirty", "heads", "large", "report", "small", "turn")
 
     def __init__(self, report: Callable[[BaseException], None]) -> None:
         self.large = memoryview(bytearray(LARGE_READ))
         self.small = self.large[:SMALL_READ]
         self.dirty: list[Connection] = []
+        self.turn = 0
         self.heads = HeadCache()
         self.report = report
 
@@ -50,6 +51,7 @@ class Shared:
         for connection in self.dirty:
             connection.flush()
         self.dirty.clear()
+        self.turn += 1
 
 
 class Connection(asyncio.BufferedProtocol):

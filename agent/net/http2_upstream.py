@@ -111,7 +111,7 @@ class Outbound(ClientStream):
 class Http2Upstream(Connection):
     """One connection to the predictor."""
 
-    __slots__ = ("_bounds", "_is_retired", "_limits", "_machine", "_poll", "_pool", "open", "streams")
+    __slots__ = ("_asked", "_bounds", "_is_retired", "_limits", "_machine", "_poll", "_pool", "open", "streams")
 
     def __init__(self, shared: Shared, pool: "Http2Pool", limits: Limits, bounds: Bounds) -> None:
         super().__init__(shared)
@@ -120,13 +120,18 @@ class Http2Upstream(Connection):
         self._limits = limits
         self._bounds = bounds
         self._is_retired = False
+        self._asked = -1
         self._machine: ClientHttp2
 
     @property
     def room(self) -> int:
         """How many more requests it takes; none where its end has come, heard of or not (DECISIONS 11)."""
-        room = self._machine.room
-        return 0 if room and self._poll(0) else room
+        room, turn = self._machine.room, self._shared.turn
+        if room and self._asked != turn:  # once for all calls of a turn
+            if self._poll(0):
+                return 0
+            self._asked = turn
+        return room
 
     def exchanges(self) -> "Iterator[Exchange]":
         """Those that the predictor has."""
