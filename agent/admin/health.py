@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from agent.errors import Fault
 from agent.net.drain import Stage
-from agent.net.guests import Guest, Guests
+from agent.net.guests import NOBODY, Guest, Guests
 from agent.wire.fields import Http2Request, Trailers
 from agent.wire.frames import Code
 from agent.wire.grpc import model_name, percent_encode
@@ -49,7 +49,7 @@ class Door(Guest):
         self._seen = b""
 
     def data_received(self, data: bytes) -> None:
-        if self.above is None:
+        if self.above is NOBODY:
             data = self._seen = self._seen + data
             protocol = detect(self._seen)
             if protocol is Protocol.MORE:

@@ -8,6 +8,7 @@ between two callbacks.
 import asyncio
 import contextlib
 import fcntl
+import select
 import socket
 import struct
 import termios
@@ -52,6 +53,13 @@ class Shared:
             connection.flush()
         self.dirty.clear()
         self.turn += 1
+
+
+def asking(transport: asyncio.BaseTransport, events: int) -> Callable[[int], list[tuple[int, int]]]:
+    """How to ask the kernel whether one of these events has come on a transport's socket (poll(2)): call it with 0."""
+    poller = select.poll()
+    poller.register(transport.get_extra_info("socket").fileno(), events)
+    return poller.poll
 
 
 class Connection(asyncio.BufferedProtocol):

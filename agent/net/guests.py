@@ -9,6 +9,8 @@ from agent import logs
 
 # A pod's kubelet, Prometheus, KEDA and browsers need a dozen.
 MOST = 128
+# Above a connection that has not said yet what it is for.
+NOBODY = asyncio.Protocol()
 
 
 class Guests:
@@ -39,7 +41,8 @@ class Guests:
 
     def heard(self, guest: "Guest") -> None:
         """It has said something."""
-        if self._silent.pop(guest, self) is None:
+        if guest in self._silent:
+            del self._silent[guest]
             self._silent[guest] = None
 
     def leave(self, guest: "Guest") -> None:
@@ -67,7 +70,7 @@ class Guests:
 class Guest(asyncio.Protocol):
     """A connection that is counted. `above` is what it is for; a subclass may tell that by the first bytes."""
 
-    def __init__(self, guests: Guests, above: asyncio.Protocol | None = None) -> None:
+    def __init__(self, guests: Guests, above: asyncio.Protocol = NOBODY) -> None:
         self.above = above
         self._guests = guests
         self._transport: asyncio.Transport
@@ -86,26 +89,21 @@ class Guest(asyncio.Protocol):
         # A cast, not isinstance: uvloop's transports are none of asyncio's classes.
         self._transport = cast(asyncio.Transport, transport)
         self._guests.enter(self)
-        if self.above is not None:
-            self.above.connection_made(transport)
+        self.above.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         self._guests.heard(self)
-        if self.above is not None:
-            self.above.data_received(data)
+        self.above.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return self.above.eof_received() if self.above is not None else None
+        return self.above.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._guests.leave(self)
-        if self.above is not None:
-            self.above.connection_lost(exc)
+        self.above.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        if self.above is not None:
-            self.above.pause_writing()
+        self.above.pause_writing()
 
     def resume_writing(self) -> None:
-        if self.above is not None:
-            self.above.resume_writing()
+        self.above.resume_writing()

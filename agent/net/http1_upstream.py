@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from agent.errors import Fault
-from agent.net.connection import Connection, Shared
+from agent.net.connection import Connection, Shared, asking
 from agent.net.pool import Dialler
 from agent.values import Address
 from agent.wire.fields import Trailers
@@ -54,9 +54,7 @@ class Http1Upstream(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        poller = select.poll()
-        poller.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-        self._poll = poller.poll
+        self._poll = asking(transport, select.POLLIN)
         self._pool.connected(self)
         self._shared.flush()
 

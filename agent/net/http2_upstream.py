@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from agent.errors import Fault, Outcome
-from agent.net.connection import Connection, Shared
+from agent.net.connection import Connection, Shared, asking
 from agent.net.pool import Dialler
 from agent.values import Address
 from agent.wire.fields import Http2Request, Http2Response, Trailers
@@ -143,9 +143,7 @@ class Http2Upstream(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        poller = select.poll()
-        poller.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
-        self._poll = poller.poll
+        self._poll = asking(transport, select.POLLRDHUP)
         # Not before: the machine speaks first.
         machine = self._machine = ClientHttp2(self, self._limits, self._bounds)
         self.open, self.streams = machine.open, machine.streams
